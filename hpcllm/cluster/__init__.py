@@ -1,0 +1,1 @@
+"""What the admin says: one cluster, described once."""

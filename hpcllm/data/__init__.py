@@ -1,0 +1,1 @@
+"""From text to tokens to shards to batches."""

@@ -1,0 +1,57 @@
+"""What is derived: one Setting per line of a script, each with the key it comes from and the reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One derived value."""
+
+    name: str
+    """An sbatch option without dashes (`nodes`), or an environment variable (`NCCL_IB_HCA`)."""
+    value: str
+    """Empty for an option without a value (`exclusive`)."""
+    key: str
+    """Where it comes from: `fabric.hcas`, `job.resources.nodes`, `user.account`."""
+    reason: str
+    """Why, in a few words."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one stage lies on the cluster."""
+
+    partition: str | None
+    nodes: int
+    ranks_per_node: int
+    cores_per_rank: int
+    gpus_per_node: int
+    time_s: float
+    warning_s: float
+    """How long before the limit the warning signal comes: at least two checkpoint writes and one step."""
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return self.nodes * self.ranks_per_node
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a script needs to know of the site, for one stage."""
+
+    layout: Layout
+    directives: tuple[Setting, ...]
+    """In reading order: who and where, how much, how long, what happens at the end."""
+    environment: tuple[Setting, ...]
+    """Exported in this order; a later one of the same name wins and says so."""
+    launcher: tuple[str, ...]
+    """Tokens before the program: srun or mpirun with the binding and the number of ranks."""
+    software: tuple[str, ...]
+    """Shell lines that load modules and run the site's own setup."""
+    python: str
+    """The interpreter on the compute nodes."""
+    prepare: tuple[Setting, ...] = ()
+    """Commands run once in the run directory before the first write (name is a label, value a shell line)."""

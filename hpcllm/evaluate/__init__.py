@@ -1,0 +1,1 @@
+"""Perplexity, BLEU and samples of a trained model."""

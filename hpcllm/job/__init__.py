@@ -1,0 +1,1 @@
+"""What the researcher says: one job, described once."""

@@ -1,0 +1,320 @@
+"""A job as a researcher writes it: data, model, training, evaluation, deployment; or a command of their own.
+
+A quantity is a string with its unit (`time: 30m`); its field here carries the unit in its name (`time_s`).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from hpcllm import source
+from hpcllm.errors import UserError
+from hpcllm.job import presets
+from hpcllm.job.model_spec import ModelSpec
+from hpcllm.run_directory import Run
+from hpcllm.source import Record
+from hpcllm.units import Fraction, Seconds, Tokens
+
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+# ---- data ------------------------------------------------------------------------------------------------------------
+
+
+class TextFiles(Record):
+    """Plain text: every file is one document."""
+
+    files: tuple[str, ...]
+    """Paths or globs (`corpus/**/*.txt`). `stdlib:**/*.py` is inside Python's own standard library,
+    `package:NAME/**/*.txt` inside an installed Python package; a relative path starts at the job file."""
+    exclude: tuple[str, ...] = ()
+    """Globs of what to leave out, in the same form."""
+
+
+class Pairs(Record):
+    """Parallel text: sentences and their translations."""
+
+    target_language: str
+    """Language code of the translations, such as zh_CN; stands for {target_language} in the paths below."""
+    gettext: tuple[str, ...] = ()
+    """Gettext catalogs (.mo or .po), paths or globs as for text."""
+    source_file: str | None = None
+    """Of two aligned text files, the one to translate from: a sentence a line."""
+    target_file: str | None = None
+    """Of two aligned text files, the translations, line by line."""
+    minimum_words: Positive = 1
+    """Shorter source sentences are left out."""
+    limit: Positive | None = None
+    """Use only the first so many pairs (in the order of their hashes)."""
+
+    @model_validator(mode="after")
+    def _one_reader(self) -> Pairs:
+        aligned = (self.source_file is not None) + (self.target_file is not None)
+        if aligned == 1 or bool(self.gettext) == (aligned == 2):
+            raise ValueError("expected either gettext, or source_file and target_file together")
+        return self
+
+
+class Split(Record):
+    """What is held out. A document (or pair) goes to one part by a hash of its name (or source sentence), for ever."""
+
+    validation: Fraction = 0.05
+    """Share that is looked at during training."""
+    test: Fraction = 0.05
+    """Share that only the evaluation reads."""
+
+    @model_validator(mode="after")
+    def _leaves_some(self) -> Split:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test together leave nothing to train on")
+        return self
+
+
+class TokenizerSpec(Record):
+    """How text becomes numbers."""
+
+    kind: Literal["bpe", "word", "byte"] = "bpe"
+    """bpe: byte-level subwords, lossless. word: whole words, rare ones unknown. byte: the 256 bytes."""
+    vocabulary: Annotated[int, Field(ge=260, le=2**31)] = 32768
+    """Number of different tokens, special ones included (byte: fixed, so this is not read)."""
+
+
+class Data(Record):
+    """What to train on: text or pairs."""
+
+    text: TextFiles | None = None
+    """Documents, for a decoder."""
+    pairs: Pairs | None = None
+    """Sentences and translations, for seq2seq."""
+    split: Split = Split()
+    tokenizer: TokenizerSpec = TokenizerSpec()
+    shard_tokens: Tokens = 64_000_000
+    """Most tokens in one HDF5 file."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Data:
+        if (self.text is None) == (self.pairs is None):
+            raise ValueError("expected either text or pairs")
+        return self
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+class Optimizer(Record):
+    """AdamW (Loshchilov & Hutter 2019)."""
+
+    name: Literal["adamw"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 6e-4
+    """The highest of the schedule."""
+    weight_decay: NotNegative = 0.1
+    """On matrices; not on norms, biases and positions."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    clip_norm: NotNegative = 1.0
+    """Gradients are scaled down to this norm; 0 leaves them."""
+
+
+class Schedule(Record):
+    """Learning rate over the steps: up in a line, then down."""
+
+    name: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    """Steps to reach the learning rate."""
+    minimum: Fraction = 0.1
+    """Share of the learning rate left at the end."""
+
+
+class CheckpointPolicy(Record):
+    """When the state is saved, and what is kept."""
+
+    every_steps: Positive | None = None
+    """Steps between saves; left out, the plan's interval (Young 1974) decides."""
+    keep: Positive = 2
+    """How many of the latest are kept."""
+
+
+class Train(Record):
+    """One training run."""
+
+    steps: Positive
+    """Optimizer steps."""
+    global_batch: Positive
+    """Sequences per optimizer step, over all ranks."""
+    micro_batch: Positive | None = None
+    """Sequences per rank in one forward; left out, the plan chooses."""
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target's probability that is spread over the vocabulary."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the matmuls; auto measures the machine at the start."""
+    seed: int = 1
+    """Of the initial weights, the order of the data and dropout."""
+    checkpoint: CheckpointPolicy = CheckpointPolicy()
+    validate_every_steps: Positive = 100
+    """Steps between looks at the validation part."""
+    log_every_steps: Positive = 10
+    """Steps between lines of the log; metrics have every step."""
+
+
+# ---- evaluation and deployment ---------------------------------------------------------------------------------------
+
+
+class Bleu(Record):
+    """BLEU on the held-out pairs (sacrebleu)."""
+
+    pairs: Positive | None = None
+    """Score only the first so many; left out, all."""
+    split: Literal["train", "validation", "test"] = "test"
+    """train asks whether the pairs were learned by heart."""
+
+
+class Samples(Record):
+    """Text from the model, to look at."""
+
+    prompts: tuple[str, ...] = ()
+    """Beginnings to continue; for pairs, sentences to translate; left out, the first held-out ones."""
+    count: Positive = 3
+    """How many of the held-out ones."""
+    new_tokens: Tokens = 120
+    """Tokens to add to each prompt."""
+    temperature: NotNegative = 0.8
+    """0 takes the likeliest token each time."""
+
+
+class Evaluate(Record):
+    """What is measured after training."""
+
+    perplexity: bool = True
+    """Perplexity and bits per byte on the test part."""
+    bleu: Bleu | None = None
+    """For pairs."""
+    samples: Samples = Samples()
+
+
+class Deploy(Record):
+    """What is made of the trained model."""
+
+    quantize: Literal["int8", "none"] = "none"
+    """int8: weights as 8-bit numbers with a scale per row."""
+
+
+# ---- where and how long ----------------------------------------------------------------------------------------------
+
+
+class Resources(Record):
+    """How much of the cluster."""
+
+    nodes: Positive = 1
+    ranks_per_node: Positive | None = None
+    """One MPI rank a GPU, or as many as asked on CPUs; left out, the profile decides."""
+    gpus_per_node: Annotated[int, Field(ge=0)] | None = None
+    """Left out, all that the node has."""
+    time_s: Seconds = 3600.0
+    """Wall-clock limit of the longest stage."""
+
+
+class SlurmSpec(Record):
+    """What is handed to Slurm beside what the profile derives."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    mail: str | None = None
+    max_requeues: Annotated[int, Field(ge=0)] = 20
+    """How often an interrupted job may put itself back into the queue."""
+    directives: dict[str, str] = {}
+    """Further directives by name (`reservation: maintenance`); they win over what is derived."""
+
+    @field_validator("partition", "account", "qos", "mail")
+    @classmethod
+    def _one_line(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[^\s]+", value):
+            raise ValueError(f"found {value!r}; expected a name without white space")
+        return value
+
+    @field_validator("directives")
+    @classmethod
+    def _directive_names(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if not re.fullmatch(r"[a-z][a-z-]*", name):
+                raise ValueError(f"found {name!r}; expected the long name of an sbatch option, without --")
+            if any(ord(character) < 32 for character in text):
+                raise ValueError(f"{name}: found {text!r}; a directive is one line")
+        return value
+
+
+class AnyJob(Record):
+    """What every job has."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    """Shown in the queue and the report."""
+    description: str = ""
+    resources: Resources = Resources()
+    slurm: SlurmSpec = SlurmSpec()
+    environment: dict[str, str] = {}
+    """Variables for every stage; they win over what is derived."""
+
+    @field_validator("environment")
+    @classmethod
+    def _variable_names(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ValueError(f"found {name!r}; expected the name of an environment variable")
+        return value
+
+
+class Job(AnyJob):
+    """The whole pipeline: from text to a trained, evaluated, compressed model."""
+
+    data: Data
+    model: ModelSpec
+    train: Train
+    evaluate: Evaluate = Evaluate()
+    deploy: Deploy = Deploy()
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _preset(cls, value: Any) -> Any:
+        return presets.expand(value) if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Job:
+        if (self.data.pairs is not None) != (self.model.architecture == "seq2seq"):
+            raise ValueError("data.pairs goes with model.architecture: seq2seq, and data.text with decoder")
+        if self.evaluate.bleu and self.data.pairs is None:
+            raise ValueError("evaluate.bleu: needs data.pairs")
+        return self
+
+
+class CommandJob(AnyJob):
+    """Anybody's program, with everything around it derived."""
+
+    command: tuple[str, ...]
+    """The program and its arguments, as a list."""
+
+
+def load_job(path: Path) -> Job:
+    """Read a job file. Raises SourceError with all of its mistakes."""
+    return source.load(path, Job)
+
+
+def frozen_job(run: Run) -> Job:
+    """The job of a run directory. Raises UserError for a run of somebody's own command, which has no pipeline."""
+    job = frozen_any_job(run)
+    if not isinstance(job, Job):
+        raise UserError(f"{run.root}: runs a command of its own; this needs a run of the pipeline")
+    return job
+
+
+def frozen_any_job(run: Run) -> Job | CommandJob:
+    """The job of a run directory, whichever it is."""
+    data = run.resolved()["job"]
+    file = str(run.resolved_json)
+    return source.check(data, CommandJob, file, {}) if "command" in data else source.check(data, Job, file, {})

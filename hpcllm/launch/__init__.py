@@ -1,0 +1,1 @@
+"""The run directory, its scripts, their submission, and what became of them."""

@@ -1,0 +1,1 @@
+"""Transformers: decoder-only and encoder-decoder."""

@@ -1,0 +1,158 @@
+"""One stage on its ranks: is it done already, is another one at it, what became of it.
+
+`hpcllm stage NAME RUN` is this. The record `state/NN-stage.json` says attempt, job, host, start, end and outcome, and
+the *key*: a hash of what the stage read of the job, of the keys of the stages before it, and of the code. The same key
+and the outcome `done` mean that there is nothing to do. Data is never read again to find that out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hpcllm.errors import ExitCode, HpcllmError, Interrupted, UserError
+from hpcllm.job.spec import frozen_job
+from hpcllm.launch.pipeline import Stage, find_stage
+from hpcllm.parallel.world import World
+from hpcllm.plan.plan import read_plan
+from hpcllm.run_directory import Run, read_json, write_json
+
+HEARTBEAT_S = 10.0
+STALE_AFTER_S = 60.0
+
+
+def run_stage(run: Run, name: str) -> None:
+    """Do one stage, or nothing if it is done. Raises HpcllmError with the exit code that the script acts on."""
+    job = frozen_job(run)
+    stage = find_stage(job, name)
+    world = World.of_mpi() if stage.ranks == "all" else World.alone()
+    _check_ranks(run, stage, world)
+    key = stage_key(run, stage)
+    if world.broadcast(_is_done(run, stage, key) if world.rank == 0 else None):
+        _say(world, f"{stage.id}: done already, nothing to do")
+        return
+    refusal = world.broadcast(_refusal(run, stage) if world.rank == 0 else None)
+    if refusal:
+        raise UserError(refusal)
+    with _recorded(run, stage, world, key):
+        module, function = stage.program.split(":")
+        getattr(importlib.import_module(module), function)(run, stage, world)
+
+
+def stage_key(run: Run, stage: Stage) -> str:
+    """Hash of everything that the outcome depends on, without reading any data."""
+    resolved = run.resolved()
+    job = frozen_job(run)
+    before = [stage_key(run, find_stage(job, name)) for name in stage.after]
+    inputs = {
+        "read": {section: resolved["job"].get(section) for section in stage.reads},
+        "program": [stage.program, dict(stage.options)],
+        "after": before,
+        "code": read_json(run.software_json).get("code_sha256"),
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _check_ranks(run: Run, stage: Stage, world: World) -> None:
+    expected = read_plan(run).world_size if stage.ranks == "all" else 1
+    if world.size == expected:
+        return
+    likely = (
+        "every rank started as a world of its own: the launcher and the MPI library do not know each other "
+        "(try another srun --mpi=, software.mpi.launcher in the profile; srun --mpi=list shows them)"
+        if world.size == 1
+        else "start it as scripts/ does, or render the job for this number of ranks"
+    )
+    raise UserError(f"{stage.id}: found {world.size} MPI ranks; the plan has {expected}; {likely}")
+
+
+def _is_done(run: Run, stage: Stage, key: str) -> bool:
+    path = run.state_json(stage.id)
+    if not path.exists():
+        return False
+    state = read_json(path)
+    return bool(state["outcome"] == "done" and state["key"] == key)
+
+
+def _refusal(run: Run, stage: Stage) -> str | None:
+    """Why this start must not go on: another one of the same stage lives."""
+    path = run.state_json(stage.id)
+    if not path.exists():
+        return None
+    state = read_json(path)
+    if state["outcome"] != "running" or state["job_id"] == _job_id() is not None:
+        return None
+    same_host = state["host"] == socket.gethostname()
+    alive = _process_lives(state["pid"]) if same_host else time.time() - path.stat().st_mtime < STALE_AFTER_S
+    if not alive:
+        return None
+    where = f"job {state['job_id']}" if state["job_id"] else f"process {state['pid']}"
+    return f"{stage.id}: {where} on {state['host']} is at it (state {path}); wait for it or cancel it first"
+
+
+@contextmanager
+def _recorded(run: Run, stage: Stage, world: World, key: str) -> Iterator[None]:
+    """Write the stage's record at its start and its end, whatever the end is."""
+    path = run.state_json(stage.id)
+    state: dict[str, Any] = {}
+    if world.rank == 0:
+        attempt = 1 + (read_json(path)["attempt"] if path.exists() else 0)
+        state = {
+            **{"stage": stage.name, "key": key, "attempt": attempt, "outcome": "running", "message": ""},
+            **{"job_id": _job_id(), "host": socket.gethostname(), "pid": os.getpid()},
+            **{"world_size": world.size, "hosts": list(world.hosts), "start": time.time(), "end": None},
+        }
+        write_json(path, state)
+    outcome, message, code = "failed", "killed", int(ExitCode.FAILED)
+    ended = threading.Event()
+    try:
+        if world.rank == 0:
+            threading.Thread(target=_heartbeat, args=(path, ended), daemon=True).start()
+        yield
+        outcome, message, code = "done", "", int(ExitCode.DONE)
+    except Interrupted as error:
+        outcome, message, code = "interrupted", str(error), int(error.exit_code)
+        raise
+    except HpcllmError as error:
+        message, code = str(error), int(error.exit_code)
+        raise
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        ended.set()
+        if world.rank == 0:
+            write_json(path, {**state, "outcome": outcome, "message": message, "exit_code": code, "end": time.time()})
+
+
+def _heartbeat(path: os.PathLike[str], ended: threading.Event) -> None:
+    """Touch the record while the stage lives, so that a start on another host can tell."""
+    while not ended.wait(HEARTBEAT_S):
+        os.utime(path)
+
+
+def _process_lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _job_id() -> str | None:
+    return os.environ.get("SLURM_JOB_ID")
+
+
+def _say(world: World, text: str) -> None:
+    if world.rank == 0:
+        print(text, flush=True)

@@ -1,0 +1,1 @@
+"""What follows from both: does it fit, how fast, what limits it. Pure functions."""

@@ -1,0 +1,104 @@
+"""The plan: what is predicted of a job on a cluster, every figure with its formula and its inputs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hpcllm.run_directory import Run, read_json
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One predicted number and where it comes from."""
+
+    name: str
+    """Its place in plan.json: `memory_per_gpu_bytes.activations`."""
+    value: float | None
+    """None: unknown, because an input is; `formula` says which."""
+    unit: str
+    formula: str
+    inputs: dict[str, float | str | None]
+    source: str = ""
+    """Paper and section, or the file of the profile."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one GPU (or of one rank's share of a CPU node)."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    framework: int
+    total: int
+    capacity: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """Seconds of one optimizer step; None where an input is unknown."""
+
+    compute_s: float | None
+    exposed_communication_s: float | None
+    data_s: float | None
+    total_s: float | None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint."""
+
+    bytes: int
+    write_s: float | None
+    stall_s: float | None
+    interval_s: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The verdict (contract: the keys of plan.json)."""
+
+    fits: bool
+    world_size: int
+    nodes: int
+    strategy: str
+    micro_batch: int
+    gradient_accumulation: int
+    activation_checkpointing: bool
+    memory_per_gpu_bytes: Memory
+    step: Step
+    tokens_per_s: float | None
+    tokens_per_s_per_gpu: float | None
+    mfu: float | None
+    checkpoint: Checkpoint
+    goodput: float | None
+    chained_jobs: int | None
+    gpu_hours: float | None
+    limits: tuple[str, ...]
+    """What bounds the job, the tightest first, each by how much."""
+    partition: str | None
+    checkpoint_every_steps: int
+    total_s: float | None
+    """Of the whole training, without waiting in the queue."""
+    figures: tuple[Figure, ...]
+    """Every number above with its formula and inputs, for --explain."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As in plan.json."""
+        return asdict(self)
+
+
+def read_plan(run: Run) -> Plan:
+    """The plan of a run directory."""
+    data = read_json(run.plan_json)
+    nested = {
+        "memory_per_gpu_bytes": Memory(**data["memory_per_gpu_bytes"]),
+        "step": Step(**data["step"]),
+        "checkpoint": Checkpoint(**data["checkpoint"]),
+        "limits": tuple(data["limits"]),
+        "figures": tuple(Figure(**figure) for figure in data["figures"]),
+    }
+    return Plan(**{**data, **nested})

@@ -1,0 +1,1 @@
+"""All results of a run, and of many, read from run directories only."""

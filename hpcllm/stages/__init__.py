@@ -1,0 +1,1 @@
+"""The programs that the scripts call, one file each. Nobody imports these."""
