@@ -1,0 +1,127 @@
+"""YAML as people write it: every mistake of a file at once, each with its place; no input gives a traceback."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpcllm import source
+from hpcllm.errors import SourceError, UserError
+from hpcllm.source import Record
+from hpcllm.units import Bytes, Seconds
+
+
+class Inner(Record):
+    memory_bytes: Bytes
+    count: int = 1
+
+
+class Outer(Record):
+    name: str
+    time_s: Seconds = 60.0
+    flag: bool = False
+    inner: Inner | None = None
+    many: dict[str, Inner] = {}
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(SourceError) as caught:
+        read(text)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def read(text: str) -> Outer:
+    data, positions = source.parse(text, "file.yaml")
+    return source.check(data, Outer, "file.yaml", positions)
+
+
+def test_a_quantity_loses_its_unit_in_the_key_and_gains_it_in_the_name():
+    assert read("name: x\ninner: {memory: 80GiB}").inner == Inner(memory_bytes="80GiB")
+
+
+def test_all_mistakes_are_told_at_once_each_with_line_and_column():
+    found = problems("name: 3\ntimee: 4h\ninner:\n  memory: 80\n  count: many\nmany:\n  a: {memory: 4Gb}\n")
+
+    assert [line.split(": ")[0] + ": " + line.split(": ")[1] for line in found] == [
+        "file.yaml:1:1: name",
+        "file.yaml:2:1: timee",
+        "file.yaml:4:3: inner.memory",
+        "file.yaml:5:3: inner.count",
+        "file.yaml:7:7: many.a.memory",
+    ]
+
+
+def test_a_misspelt_key_is_answered_with_the_one_that_was_meant():
+    assert problems("name: x\ntimee: 4h\n")[0].endswith("unknown key; did you mean time?")
+
+
+def test_a_strange_key_is_answered_with_the_allowed_ones():
+    assert "allowed here: count, memory" in problems("name: x\ninner: {memory: 1GiB, zzz: 1}")[0]
+
+
+def test_a_key_that_stands_twice_is_refused():
+    assert problems("name: x\nname: y\n") == ["file.yaml:2:1: name: this key stands twice; keep one"]
+
+
+def test_a_clock_time_is_a_time_and_not_a_number_to_base_60():
+    assert read("name: x\ntime: 12:30:00").time_s == 45000
+
+
+@pytest.mark.parametrize("word", ["no", "on", "yes", "off", "NO"])
+def test_words_that_yaml_1_1_takes_for_booleans_stay_words(word):
+    assert read(f"name: {word}").name == word
+
+
+def test_a_number_with_leading_zeros_is_not_octal():
+    assert read("name: x\ninner: {memory: 1GiB, count: 010}").inner.count == 10
+
+
+def test_a_tab_is_named():
+    assert "a tab; YAML is indented with spaces" in problems("name: x\ninner:\n\tmemory: 1GiB\n")[0]
+
+
+def test_a_list_where_a_map_belongs_is_named():
+    assert "expected a map of keys" in problems("- name\n- x\n")[0]
+
+
+def test_an_empty_file_is_named():
+    assert "the file is empty" in problems("# nothing\n")[0]
+
+
+def test_an_alias_bomb_is_refused_before_it_fills_the_memory():
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+    bomb += "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12))
+    assert "100,000" in problems(bomb)[0]
+
+
+def test_an_alias_inside_itself_is_refused():
+    assert "contains itself" in problems("name: &a [*a]\n")[0]
+
+
+def test_python_objects_are_not_made():
+    assert "not YAML" in problems("name: !!python/object/apply:os.system ['true']\n")[0]
+
+
+def test_a_missing_file_is_named_with_its_nearest(tmp_path):
+    (tmp_path / "demo.yaml").write_text("name: x")
+    with pytest.raises(UserError, match=r"dmeo.yaml: no such file; did you mean .*demo.yaml"):
+        source.load(tmp_path / "dmeo.yaml", Outer)
+
+
+def test_a_folder_is_not_a_file(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        source.load(tmp_path, Outer)
+
+
+fragments = st.sampled_from(
+    ["name", ": ", "\n", "  ", "- ", "{", "}", "[", "]", "'", '"', "&a", "*a", "!!int", "!!", "|", ">", "#", "inner",
+     "memory", "80GiB", "1e999", "0x", "0o7", ".nan", "2026-13-45", "\x00", "é", "---", "...", "?", "<<",
+     "%", "@", "\t"]
+)  # fmt: skip
+
+
+@given(st.lists(fragments, max_size=30).map("".join))
+def test_no_text_however_broken_gives_anything_but_a_record_or_located_mistakes(text):
+    try:
+        read(text)
+    except SourceError as error:
+        assert all(problem.line >= 1 and problem.found for problem in error.problems)
