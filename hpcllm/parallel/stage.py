@@ -12,8 +12,10 @@ import importlib
 import json
 import os
 import socket
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +29,7 @@ from hpcllm.run_directory import Run, read_json, write_json
 
 HEARTBEAT_S = 10.0
 STALE_AFTER_S = 60.0
+GRACE_S = 2.0
 
 
 def run_stage(run: Run, name: str) -> None:
@@ -42,9 +45,16 @@ def run_stage(run: Run, name: str) -> None:
     refusal = world.broadcast(_refusal(run, stage) if world.rank == 0 else None)
     if refusal:
         raise UserError(refusal)
-    with _recorded(run, stage, world, key):
-        module, function = stage.program.split(":")
-        getattr(importlib.import_module(module), function)(run, stage, world)
+    module, function = stage.program.split(":")
+    try:
+        with _recorded(run, stage, world, key):
+            getattr(importlib.import_module(module), function)(run, stage, world)
+    except Interrupted:  # every rank agreed on it and has saved
+        raise
+    except Exception as error:
+        if world.comm is None or world.size == 1:
+            raise
+        _abort(run, stage, world, error)
 
 
 def stage_key(run: Run, stage: Stage) -> str:
@@ -131,6 +141,25 @@ def _recorded(run: Run, stage: Stage, world: World, key: str) -> Iterator[None]:
         ended.set()
         if world.rank == 0:
             write_json(path, {**state, "outcome": outcome, "message": message, "exit_code": code, "end": time.time()})
+
+
+def _abort(run: Run, stage: Stage, world: World, error: Exception) -> None:
+    """One rank's failure ends all ranks, which would otherwise wait for it for ever. Rank 0 speaks first.
+
+    A mistake that every rank finds is so told once; one that only another rank finds is told by that rank.
+    """
+    if world.rank != 0:
+        time.sleep(GRACE_S)
+    message = str(error) if isinstance(error, HpcllmError) else "".join(traceback.format_exception(error))
+    where = f"rank {world.rank} on {socket.gethostname()}"
+    print(f"hpcllm: {stage.id}: {where}: {message}", file=sys.stderr, flush=True)
+    code = int(error.exit_code if isinstance(error, HpcllmError) else ExitCode.FAILED)
+    state = read_json(run.state_json(stage.id))
+    if state["outcome"] == "running":
+        end = {"outcome": "failed", "message": f"{where}: {error}", "exit_code": code, "end": time.time()}
+        write_json(run.state_json(stage.id), {**state, **end})
+    assert world.comm is not None
+    world.comm.Abort(code)
 
 
 def _heartbeat(path: os.PathLike[str], ended: threading.Event) -> None:
