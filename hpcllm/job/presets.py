@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails
+
 # Shapes of GPT-2: Radford et al. 2019, table 2. Of the Transformer: Vaswani et al. 2017, table 3.
 PRESETS: dict[str, dict[str, Any]] = {
     "gpt2-124m": {"layers": 12, "width": 768, "heads": 12, "feed_forward": 3072, "context": 1024},
@@ -22,10 +25,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def expand(model: dict[str, Any]) -> dict[str, Any]:
-    """A model section with its preset, if it names one, filled in. Raises ValueError for a name that is not one."""
-    if "preset" not in model:
+    """A model section with its preset, if it names one, filled in. Raises ValidationError at an unknown name."""
+    name = model.get("preset")
+    if name is None:
         return model
-    name = model["preset"]
     if name not in PRESETS:
-        raise ValueError(f"preset: found {name!r}; allowed are {', '.join(PRESETS)}")
-    return {**PRESETS[name], **{key: value for key, value in model.items() if key != "preset"}}
+        found = ValueError(f"found {name!r}; allowed are {', '.join(PRESETS)}")
+        details = InitErrorDetails(type="value_error", loc=("preset",), input=name, ctx={"error": found})
+        raise ValidationError.from_exception_data("ModelSpec", [details])
+    return {**PRESETS[name], **model}

@@ -5,15 +5,15 @@ A quantity is a string with its unit (`time: 30m`); its field here carries the u
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from hpcllm import source
 from hpcllm.errors import UserError
-from hpcllm.job import presets
 from hpcllm.job.model_spec import ModelSpec
 from hpcllm.run_directory import Run
 from hpcllm.source import Record
@@ -82,6 +82,11 @@ class TokenizerSpec(Record):
     """bpe: byte-level subwords, lossless. word: whole words, rare ones unknown. byte: the 256 bytes."""
     vocabulary: Annotated[int, Field(ge=260, le=2**31)] = 32768
     """Number of different tokens, special ones included (byte: fixed, so this is not read)."""
+
+    @property
+    def most_tokens(self) -> int:
+        """V, the vocabulary that a plan counts on; a tokenizer learned from little text may end with less."""
+        return 260 if self.kind == "byte" else self.vocabulary  # the 256 bytes and four special tokens
 
 
 class Data(Record):
@@ -279,11 +284,6 @@ class Job(AnyJob):
     evaluate: Evaluate = Evaluate()
     deploy: Deploy = Deploy()
 
-    @field_validator("model", mode="before")
-    @classmethod
-    def _preset(cls, value: Any) -> Any:
-        return presets.expand(value) if isinstance(value, dict) else value
-
     @model_validator(mode="after")
     def _parts_agree(self) -> Job:
         if (self.data.pairs is not None) != (self.model.architecture == "seq2seq"):
@@ -303,6 +303,35 @@ class CommandJob(AnyJob):
 def load_job(path: Path) -> Job:
     """Read a job file. Raises SourceError with all of its mistakes."""
     return source.load(path, Job)
+
+
+def absolute(job: Job, folder: Path) -> Job:
+    """The job with its relative paths starting at `folder`, where its file lies: a run may start anywhere.
+
+    `stdlib:` and `package:` stay, `~` becomes the user's home, `{target_language}` is left to the reader.
+    """
+    data = job.data
+    if data.text is not None:
+        files, exclude = _all_at(folder, data.text.files), _all_at(folder, data.text.exclude)
+        data = data.model_copy(update={"text": data.text.model_copy(update={"files": files, "exclude": exclude})})
+    if data.pairs is not None:
+        paths = {
+            "gettext": _all_at(folder, data.pairs.gettext),
+            "source_file": data.pairs.source_file and _at(folder, data.pairs.source_file),
+            "target_file": data.pairs.target_file and _at(folder, data.pairs.target_file),
+        }
+        data = data.model_copy(update={"pairs": data.pairs.model_copy(update=paths)})
+    return job.model_copy(update={"data": data})
+
+
+def _all_at(folder: Path, paths: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(_at(folder, path) for path in paths)
+
+
+def _at(folder: Path, path: str) -> str:
+    if path.startswith(("stdlib:", "package:")):
+        return path
+    return os.path.normpath(folder.absolute() / Path(path).expanduser())
 
 
 def frozen_job(run: Run) -> Job:
