@@ -27,3 +27,7 @@ class Fabric(Record):
     """Names of the adapters (mlx5_0), for InfiniBand and RoCE."""
     gpu_direct: bool = False
     """Whether the adapters read GPU memory without the CPU."""
+    gid_index: int | None = None
+    """RoCE: row of the adapters' GID table that routes (RoCE v2 over IPv4); left out, the libraries choose."""
+    traffic_class: int | None = None
+    """RoCE: class that the switches never drop, as the site has set them up."""

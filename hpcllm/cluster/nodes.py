@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -10,6 +11,17 @@ from hpcllm.source import Record
 from hpcllm.units import Bytes, BytesPerSecond, FlopsPerSecond
 
 Positive = Annotated[int, Field(ge=1)]
+
+
+def core_numbers(ranges: str) -> tuple[int, ...]:
+    """`"0-3,8"` -> (0, 1, 2, 3, 8). Raises ValueError for anything else."""
+    numbers: list[int] = []
+    for part in ranges.split(","):
+        matched = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if not matched or int(matched[2] or matched[1]) < int(matched[1]):
+            raise ValueError(f"found {ranges!r}; expected ranges of core numbers such as 0-15 or 0-7,32-39")
+        numbers += range(int(matched[1]), int(matched[2] or matched[1]) + 1)
+    return tuple(numbers)
 
 
 class Gpus(Record):
@@ -30,6 +42,9 @@ class Gpus(Record):
     def _cores_for_each(self) -> Gpus:
         if self.cores and len(self.cores) != self.count:
             raise ValueError(f"cores: found {len(self.cores)} ranges for {self.count} GPUs; expected one for each")
+        numbers = [number for ranges in self.cores for number in core_numbers(ranges)]
+        if len(numbers) != len(set(numbers)):
+            raise ValueError("cores: a core stands next to two GPUs; share them out, each to one")
         return self
 
 
@@ -53,7 +68,7 @@ class NodeType(Record):
     """Of the whole node, as much as jobs may use."""
     gpus: Gpus | None = None
     """Left out, the ranks compute on the cores."""
-    flops_per_s: FlopsPerSecond | None = None
+    flops_per_s: Annotated[FlopsPerSecond | None, Field(alias="flops")] = None
     """Speed of a large matmul on all cores of the node together, measured; plans for CPUs need it."""
     memory_rate_bytes_per_s: BytesPerSecond | None = None
     """Memory bandwidth of the whole node, measured."""

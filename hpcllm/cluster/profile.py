@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,9 +24,9 @@ from hpcllm.units import Seconds
 class Verified(Record):
     """How far this profile can be trusted."""
 
-    how: Literal["documented", "emulated", "on-site", "example"]
+    how: Literal["documented", "emulated", "on-site", "example", "detected"]
     """documented: from the site's pages. emulated: its rules ran on a lab. on-site: jobs ran there.
-    example: a system that stands for many, and is none."""
+    example: a system that stands for many, and is none. detected: read from the machine that it describes."""
     date: date
 
 
@@ -68,6 +69,14 @@ class Profile(Record):
     def _not_empty(cls, value: dict[str, Record]) -> dict[str, Record]:
         if not value:
             raise ValueError("expected at least one")
+        return value
+
+    @field_validator("environment")
+    @classmethod
+    def _variable_names(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ValueError(f"found {name!r}; expected the name of an environment variable")
         return value
 
     @model_validator(mode="after")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from hpcllm.source import Record
 from hpcllm.units import Seconds
@@ -52,3 +53,21 @@ class Scheduler(Record):
     """Whether a job may put itself back into the queue (scontrol requeue)."""
     directives: dict[str, str] = {}
     """Further sbatch options that this site wants in every script."""
+
+    @field_validator("partitions")
+    @classmethod
+    def _partition_names(cls, value: dict[str, Partition]) -> dict[str, Partition]:
+        for name in value:
+            if not re.fullmatch(r"[^\s,]+", name):
+                raise ValueError(f"found {name!r}; expected the name of one partition")
+        return value
+
+    @field_validator("directives")
+    @classmethod
+    def _directive_names(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if not re.fullmatch(r"[a-z][a-z-]*", name):
+                raise ValueError(f"found {name!r}; expected the long name of an sbatch option, without --")
+            if any(ord(character) < 32 for character in text):
+                raise ValueError(f"{name}: found {text!r}; a directive is one line")
+        return value

@@ -27,3 +27,5 @@ class Software(Record):
     mpi: Mpi
     python: str = "python3"
     """The interpreter on the compute nodes, with hpcllm's dependencies; `this` is the one that renders the scripts."""
+    offline: bool = False
+    """Whether compute nodes have no way to the internet; libraries are then told not to try."""

@@ -31,6 +31,8 @@ class Layout:
     time_s: float
     warning_s: float
     """How long before the limit the warning signal comes: at least two checkpoint writes and one step."""
+    stage: str = ""
+    """Its name, for the job's name in the queue."""
 
     @property
     def world_size(self) -> int:

@@ -1,0 +1,62 @@
+"""Facts of a person: `~/.config/hpcllm/user.yaml`, read only on login nodes and optional.
+
+    mail: me@example.org
+    clusters:
+      lab: {account: research, qos: small}      # what holds on one cluster only
+
+Command line > job > user > profile.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from pydantic import field_validator
+
+from hpcllm import source
+from hpcllm.source import Record
+
+
+class Facts(Record):
+    """What a person is on a cluster."""
+
+    account: str | None = None
+    """Project that pays."""
+    qos: str | None = None
+    mail: str | None = None
+    """Address that Slurm writes to at the end of a job."""
+    scratch: str | None = None
+    """Folder for runs, where it is not the profile's."""
+
+    @field_validator("account", "qos", "mail", "scratch")
+    @classmethod
+    def _one_word(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"\S+", value):
+            raise ValueError(f"found {value!r}; expected a name without white space")
+        return value
+
+
+class User(Facts):
+    """The whole file."""
+
+    clusters: dict[str, Facts] = {}
+    """By the name of the profile; these win over the ones above."""
+
+    def fact(self, name: str, cluster: str) -> tuple[str | None, str]:
+        """One fact on one cluster, and the key it comes from (`user.clusters.lab.account`)."""
+        own = getattr(self.clusters.get(cluster, Facts()), name)
+        return (own, f"user.clusters.{cluster}.{name}") if own else (getattr(self, name), f"user.{name}")
+
+
+def user_file() -> Path:
+    """Where the file is looked for: below `$XDG_CONFIG_HOME`, else `~/.config`."""
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "hpcllm" / "user.yaml"
+
+
+def load_user(path: Path | None = None) -> User:
+    """The facts of whoever runs this; none when there is no file. Raises SourceError with all its mistakes."""
+    path = path or user_file()
+    return source.load(path, User) if path.exists() else User()
