@@ -1,0 +1,199 @@
+"""Reads a run directory into a `RunSummary`: whatever is there, at any moment of the run, and never writes.
+
+What is not there yet is left empty. A file that is damaged becomes a warning that names it, and the rest is read.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hpcllm.cluster.profile import frozen_profile
+from hpcllm.errors import HpcllmError
+from hpcllm.job.spec import CommandJob, Job, frozen_any_job
+from hpcllm.launch.pipeline import Stage, stages
+from hpcllm.plan.plan import read_plan
+from hpcllm.report import measure
+from hpcllm.report.summary import Evaluation, Event, RunSummary, Sample, StageTime
+from hpcllm.run_directory import Run, read_json
+from hpcllm.units import format_count
+
+T = TypeVar("T")
+
+
+def collect(run: Run) -> RunSummary:
+    """Everything that a report says of one run. Raises nothing for what is missing or damaged."""
+    reader = _Reader(run)
+    job = reader.try_to(run.resolved_json, lambda: frozen_any_job(run))
+    profile = reader.try_to(run.resolved_json, lambda: frozen_profile(run))
+    plan = reader.try_to(run.plan_json, lambda: read_plan(run))
+    train, validation, events = (reader.lines(name) for name in ("train", "validation", "events"))
+    planned_steps = job.train.steps if isinstance(job, Job) else 0
+    training = measure.training([line for line in train if "step" in line], validation, events, planned_steps)
+    evaluations = tuple(_evaluations(reader))
+    return RunSummary(
+        path=str(run.root),
+        name=job.name if job else run.root.name,
+        description=job.description if job else "",
+        cluster=profile.name if profile else "",
+        verified=f"{profile.verified.how}, {profile.verified.date}" if profile else "",
+        command=job.command if isinstance(job, CommandJob) else (),
+        architecture=_architecture(job) if isinstance(job, Job) else "",
+        language=_language(job) if isinstance(job, Job) else "",
+        plan=plan,
+        training=training,
+        predictions=measure.predictions(plan, training),
+        evaluations=evaluations,
+        compression=measure.compression(evaluations),
+        samples=tuple(sample for evaluation in evaluations for sample in _samples(evaluation)),
+        stages=tuple(_stage_times(reader, stages(job) if job else ())),
+        events=tuple(map(_event, events)),
+        environment=_environment(reader, events),
+        warnings=tuple(reader.warnings),
+    )
+
+
+class _Reader:
+    """Reads the files of one run and remembers which were damaged."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.warnings: list[str] = []
+
+    def try_to(self, path: Path, read: Callable[[], T]) -> T | None:
+        """What `read` gives of the file at `path`; None when it is missing, with a warning when it is damaged."""
+        if not path.exists():
+            return None
+        try:
+            return read()
+        except HpcllmError as error:
+            self._warn(path, str(error).removeprefix(f"{path}: "))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            self._warn(path, f"not as expected: {type(error).__name__}: {error}")
+        return None
+
+    def json(self, path: Path) -> dict[str, Any]:
+        """A JSON file that holds a map; empty when it is missing or damaged."""
+        data = self.try_to(path, lambda: read_json(path))
+        if data is not None and not isinstance(data, dict):
+            self._warn(path, "damaged: expected a map")
+        return data if isinstance(data, dict) else {}
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The whole lines of a metrics file. A torn last one is a writer at work; torn ones before it are a warning."""
+        path = self.run.metrics_jsonl(name)
+        texts = self.try_to(path, lambda: path.read_text(encoding="utf-8", errors="replace").splitlines()) or []
+        records = [_record(text) for text in texts]
+        unreadable = sum(record is None for record in records[:-1])
+        if unreadable:
+            self._warn(path, f"{unreadable} of {len(texts)} lines cannot be read and are left out")
+        return [record for record in records if record is not None]
+
+    def _warn(self, path: Path, what: str) -> None:
+        self.warnings.append(f"{path.relative_to(self.run.root)}: {what}")
+
+
+def _record(text: str) -> dict[str, Any] | None:
+    """One line of metrics: a map whose step and attempt, if it has them, are whole numbers."""
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(data, dict):
+        return None
+    return data if all(isinstance(data.get(key, 0), int) for key in ("step", "attempt")) else None
+
+
+def _architecture(job: Job) -> str:
+    model, vocabulary = job.model, job.data.tokenizer.vocabulary
+    kind = {"decoder": "decoder", "seq2seq": "encoder and decoder"}[model.architecture]
+    parameters = format_count(model.parameters(vocabulary)).replace(" ", " ")
+    return (
+        f"{kind}, {model.layers} layers, width {model.width}, {model.heads} heads, context {model.context}, "
+        f"{parameters} parameters with a vocabulary of {vocabulary}"
+    )
+
+
+def _language(job: Job) -> str:
+    return job.data.pairs.target_language.replace("_", "-") if job.data.pairs else ""
+
+
+def _evaluations(reader: _Reader) -> Iterator[Evaluation]:
+    for path in sorted(reader.run.results.glob("*/*.json")):
+        data = reader.json(path)
+        if data:
+            yield _evaluation(path, data)
+
+
+def _evaluation(path: Path, data: dict[str, Any]) -> Evaluation:
+    text = {key: str(data.get(key) or "") for key in ("metric", "unit", "computed_on", "signature", "commit")}
+    command, details = data.get("command") or "", data.get("details")
+    return Evaluation(
+        model=path.parent.name,
+        task=path.stem,
+        value=measure.number(data.get("value")),
+        command=" ".join(map(str, command)) if isinstance(command, list) else str(command),
+        details=details if isinstance(details, dict) else {},
+        **text,
+    )
+
+
+def _samples(evaluation: Evaluation) -> Iterator[Sample]:
+    samples = evaluation.details.get("samples")
+    for sample in samples if evaluation.task == "samples" and isinstance(samples, list) else []:
+        if isinstance(sample, dict):
+            reference = sample.get("reference")
+            yield Sample(
+                model=evaluation.model,
+                prompt=str(sample.get("prompt", "")),
+                text=str(sample.get("text", "")),
+                reference=None if reference is None else str(reference),
+            )
+
+
+def _stage_times(reader: _Reader, rows: tuple[Stage, ...]) -> Iterator[StageTime]:
+    for stage in rows:
+        path = reader.run.state_json(stage.id)
+        state = reader.json(path)
+        # The stage that writes this report is at work while it does; it says nothing of itself.
+        if stage.name == "gather" and state.get("outcome") == "running":
+            continue
+        yield StageTime(
+            id=stage.id,
+            name=stage.name,
+            purpose=stage.purpose,
+            after=stage.after,
+            outcome=state.get("outcome", "waiting"),
+            attempt=state.get("attempt", 0),
+            start=measure.number(state.get("start")),
+            end=measure.number(state.get("end")),
+            world_size=state.get("world_size"),
+            hosts=tuple(map(str, state.get("hosts") or ())),
+            job_id=None if state.get("job_id") is None else str(state["job_id"]),
+            message=str(state.get("message") or ""),
+            silent_s=max(0.0, time.time() - path.stat().st_mtime) if state.get("outcome") == "running" else None,
+        )
+
+
+def _event(line: dict[str, Any]) -> Event:
+    return Event(
+        time=measure.number(line.get("time")),
+        attempt=line.get("attempt"),
+        event=str(line.get("event", "")),
+        details={key: value for key, value in line.items() if key not in ("time", "attempt", "event")},
+    )
+
+
+def _environment(reader: _Reader, events: list[dict[str, Any]]) -> dict[str, str]:
+    """The frozen software, one line each, and what the training said of itself at its start."""
+    start = next((line for line in events if line.get("event") == "start"), {})
+    said = {key: value for key, value in start.items() if key not in ("time", "attempt", "event", "step")}
+    facts = {**reader.json(reader.run.software_json), **said}
+    return {
+        key.replace("_", " "): str(value)
+        for key, value in facts.items()
+        if isinstance(value, str | int | float) and "\n" not in str(value)
+    }

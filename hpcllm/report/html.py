@@ -1,0 +1,154 @@
+"""One self-contained page over one run or many: no network, no script, every text of the run escaped.
+
+The page reads top down as a person asks: is it done and is it good (the verdict), how it learned, how fast and whether
+that was foreseen, what its scores are worth, what it writes, what it became when compressed, and where the time went.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from hpcllm import __version__
+from hpcllm.report import charts, words
+from hpcllm.report.charts import Bar, Dot, Line
+from hpcllm.report.collect import collect
+from hpcllm.report.summary import RunSummary, StageTime, Training
+from hpcllm.run_directory import Run, write_text
+from hpcllm.units import format_count, format_seconds
+
+SCORED = ("bits-per-byte", "bleu", "perplexity")  # the results that have a chart, in this order
+
+WIDE, NARROW = 860, 356  # CSS pixels; the style shows one of the two
+
+Chart = Callable[[int], Markup]
+
+
+def write(runs: Sequence[Run], path: Path) -> None:
+    """Write the report over these runs to `path`, complete or not at all."""
+    write_text(path, page([collect(run) for run in runs]))
+
+
+def page(summaries: Sequence[RunSummary]) -> str:
+    """The report as HTML text."""
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(summaries=summaries, title=_title(summaries), version=__version__, now=time.time())
+    )
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"quantity": words.quantity, "score": words.score, "ratio": words.ratio}
+    environment.filters |= {"moment": words.moment, "model": words.model_name, "task": words.task_title}
+    environment.globals |= {"verdict": words.verdict, "headline": words.headline, "charts": run_charts}
+    environment.globals |= {"shares": _shares, "facts": _facts}
+    return environment
+
+
+def _title(summaries: Sequence[RunSummary]) -> str:
+    return summaries[0].name if len(summaries) == 1 else " · ".join(summary.name for summary in summaries)
+
+
+def run_charts(summary: RunSummary) -> Mapping[str, Any]:
+    """The charts of one run by name, each for a wide and a narrow screen; None where there are no numbers yet."""
+    training, shares = summary.training, _shares(summary)
+    timed = [_bar(stage) for stage in summary.stages if stage.start is not None]
+    scored = [task for task in SCORED if words.scores(summary, task)]
+    return {
+        "loss": _twice(partial(_loss_chart, training)) if training and len(training.train_loss) > 1 else None,
+        "speed": _twice(partial(_speed_chart, summary, training)) if training and len(training.speed) > 1 else None,
+        "shares": _twice(partial(charts.share_bar, "where the time of a step goes", shares)) if shares else None,
+        "scores": [(task, _twice(partial(_score_chart, summary, task))) for task in scored],
+        "gantt": _twice(partial(charts.gantt, "the stages over time", timed)) if timed else None,
+    }
+
+
+def _twice(chart: Chart) -> Markup:
+    wide, narrow = chart(WIDE), chart(NARROW)
+    return Markup('<div class="wide">{}</div><div class="narrow">{}</div>').format(wide, narrow)
+
+
+def _loss_chart(training: Training, width: int) -> Markup:
+    lines = [
+        Line("train", training.train_loss, "train"),
+        Line("validation", training.validation_loss, "validation", dots=len(training.validation_loss) < 40),
+    ]
+    marks = [(float(step), "resumed") for step in training.resumed_at]
+    return charts.line_chart("loss over steps", lines, "loss, nats per token", width, "{:.3f}".format, marks=marks)
+
+
+def _speed_chart(summary: RunSummary, training: Training, width: int) -> Markup:
+    lines = [Line("measured", training.speed, "train")]
+    predicted = summary.plan.tokens_per_s if summary.plan else None
+    if predicted:
+        ends = (training.speed[0][0], training.speed[-1][0])
+        lines.append(Line("predicted", [(step, predicted) for step in ends], "predicted"))
+    return charts.line_chart("speed over steps", lines, "tokens/s", width, words.tokens, from_zero=True, height=190)
+
+
+def _score_chart(summary: RunSummary, task: str, width: int) -> Markup:
+    dots = [
+        Dot(
+            words.model_name(e.model),
+            e.value,
+            words.score(e.value),
+            "yardstick" if e.model in words.YARDSTICKS else e.model,
+        )
+        for e in words.scores(summary, task)
+        if e.value is not None
+    ]
+    return charts.dot_chart(f"{words.task_title(task)} of each model", dots, width)
+
+
+def _bar(stage: StageTime) -> Bar:
+    assert stage.start is not None
+    end = stage.end if stage.end is not None else max(stage.start, time.time() - (stage.silent_s or 0))
+    label = format_seconds(max(end - stage.start, 0)) + ("" if stage.outcome == "done" else f", {stage.outcome}")
+    return Bar(stage.name, stage.start, end, label, stage.outcome)
+
+
+def _shares(summary: RunSummary) -> list[tuple[str, float]]:
+    """Where the time of a median step goes: (name, seconds), when the run measured it."""
+    training = summary.training
+    if training is None or not training.step_s or training.compute_s is None:
+        return []
+    known = [
+        ("compute", training.compute_s),
+        ("communication", training.communication_s or 0.0),
+        ("reading data", training.data_s or 0.0),
+    ]
+    rest = training.step_s - sum(value for _, value in known)
+    return [*known, ("everything else", rest)] if rest > 0.005 * training.step_s else known
+
+
+def _facts(summary: RunSummary) -> list[tuple[str, str]]:
+    """What was run, and where, for the lines under a run's name."""
+    plan, training = summary.plan, summary.training
+    rows = [
+        ("cluster", f"{summary.cluster} (profile {summary.verified})" if summary.cluster else ""),
+        ("model", summary.architecture),
+        ("command", " ".join(summary.command)),
+        (
+            "layout",
+            f"{plan.world_size} ranks on {plan.nodes} node{'s' * (plan.nodes != 1)}, {plan.strategy}, "
+            f"micro-batch {plan.micro_batch} × {plan.gradient_accumulation} accumulated"
+            if plan and not summary.command
+            else "",
+        ),
+        ("trained on", f"{format_count(training.tokens)} tokens in {training.last_step} steps" if training else ""),
+    ]
+    return [(name, text) for name, text in rows if text]

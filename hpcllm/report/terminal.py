@@ -1,0 +1,76 @@
+"""The report in a terminal: the verdict and the one table of figures. And the same as plain data for `--json`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from hpcllm.report import words
+from hpcllm.report.collect import collect
+from hpcllm.report.summary import Comparison, RunSummary
+from hpcllm.run_directory import Run
+
+RUNS_BESIDE = 4  # columns that fit a terminal
+
+
+def report_text(runs: Sequence[Run]) -> RenderableType:
+    """The figures of these runs side by side, then each run's verdict and the plan beside what was measured."""
+    summaries = [collect(run) for run in runs]
+    groups = [summaries[i : i + RUNS_BESIDE] for i in range(0, len(summaries), RUNS_BESIDE)]
+    return Group(*map(_over_runs, groups), *(part for summary in summaries for part in _one_run(summary)))
+
+
+def summary_json(runs: Sequence[Run]) -> dict[str, Any]:
+    """`{"runs": [...]}`: the records of `collect`, with null for a number that is not finite."""
+    return {"runs": [{**_plain(s), "verdict": words.verdict(s)} for s in map(collect, runs)]}
+
+
+def _over_runs(summaries: Sequence[RunSummary]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("run", style="dim")
+    for summary in summaries:
+        table.add_column(Text(summary.name), justify="right", overflow="fold")
+    for rows in zip(*map(words.headline, summaries), strict=True):
+        if any(text != words.NOT_YET for _, text in rows):
+            table.add_row(rows[0][0], *(Text(text) for _, text in rows))
+    return table
+
+
+def _one_run(summary: RunSummary) -> list[RenderableType]:
+    verdict = Text(f"\n{summary.name}: ", style="bold") + Text(" ".join(words.verdict(summary)), style="not bold")
+    warnings = [Text(f"warning: {warning}", style="yellow") for warning in summary.warnings]
+    tables = (
+        _comparison("predicted", "measured", summary.predictions),
+        _comparison("trained", "compressed", summary.compression),
+    )
+    return [verdict, *warnings, *(table for table in tables if table.row_count)]
+
+
+def _comparison(before: str, after: str, rows: Sequence[Comparison]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("", style="dim")
+    for name in (before, after, "ratio"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        unknown = "unknown" if row.before is None else words.quantity(row.before, row.unit)
+        table.add_row(
+            words.task_title(row.figure), unknown, words.quantity(row.after, row.unit), words.ratio(row.ratio)
+        )
+    return table
+
+
+def _plain(value: Any) -> Any:
+    """Records as maps, and numbers that JSON can hold."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
