@@ -100,13 +100,21 @@ class Profile(Record):
 
     def node_type(self, partition: str | None) -> NodeType:
         """The nodes of a partition; of the only (or first) type where there are no partitions."""
+        return self.nodes[self.node_type_name(partition)]
+
+    def node_type_name(self, partition: str | None) -> str:
+        """The name under `nodes:` of a partition's nodes."""
         _, found = self.partition(partition)
-        return self.nodes[found.node_type] if found else next(iter(self.nodes.values()))
+        return found.node_type if found else next(iter(self.nodes))
 
     def scratch(self) -> Filesystem:
-        """The filesystem that runs are written to: the first with that purpose, else the first."""
-        filesystems = list(self.filesystems.values())
-        return next((f for f in filesystems if f.purpose == "scratch"), filesystems[0])
+        """The filesystem that runs are written to."""
+        return self.filesystems[self.scratch_name()]
+
+    def scratch_name(self) -> str:
+        """Its name under `filesystems:`: the first with that purpose, else the first."""
+        names = list(self.filesystems)
+        return next((name for name in names if self.filesystems[name].purpose == "scratch"), names[0])
 
 
 def load_profile(path: Path) -> Profile:

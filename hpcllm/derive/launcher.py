@@ -1,0 +1,83 @@
+"""The command that starts the ranks, as tokens before the program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import PurePath
+
+from hpcllm.cluster.nodes import NodeType
+from hpcllm.cluster.profile import Profile
+from hpcllm.derive.binding import cpu_bind, is_oversubscribed
+from hpcllm.derive.setting import Layout
+
+SRUN_WAIT_S = 60  # after the first rank has ended, before srun ends the others
+
+
+def launcher(profile: Profile, layout: Layout) -> tuple[str, ...]:
+    """srun or mpirun with the number of ranks, their binding, and what makes one rank's failure end all."""
+    mpi = profile.software.mpi
+    node = profile.node_type(layout.partition)
+    if PurePath(mpi.launcher[0]).name == "srun":
+        return (*mpi.launcher, *_srun(profile, node, layout))
+    if profile.scheduler.kind == "local":
+        return (*mpi.launcher, "-n", str(layout.world_size), *_UNBOUND[mpi.flavour])
+    return (*mpi.launcher, "-n", str(layout.world_size), *_MPIRUN[mpi.flavour](node, layout))
+
+
+def _srun(profile: Profile, node: NodeType, layout: Layout) -> tuple[str, ...]:
+    """--cpus-per-task stands here again, since from Slurm 22.05 on srun does not take it over from sbatch."""
+    one_gpu_each = profile.scheduler.gpu_request == "gpus-per-task" and layout.gpus_per_node
+    return (
+        f"--nodes={layout.nodes}",
+        f"--ntasks={layout.world_size}",
+        f"--ntasks-per-node={layout.ranks_per_node}",
+        f"--cpus-per-task={layout.cores_per_rank * node.threads_per_core}",
+        *(("--overcommit",) if is_oversubscribed(node, layout) else ()),
+        f"--cpu-bind={cpu_bind(node, layout)}",
+        # A rank that sees one GPU only cannot reach its neighbours' memory: all stay visible, local rank chooses.
+        *(("--gpu-bind=none",) if one_gpu_each else ()),
+        "--kill-on-bad-exit=1",
+        f"--wait={SRUN_WAIT_S}",
+        "--unbuffered",
+        "--label",
+    )
+
+
+def _hydra(node: NodeType, layout: Layout) -> tuple[str, ...]:
+    bound = () if is_oversubscribed(node, layout) else ("-bind-to", f"core:{layout.cores_per_rank}")
+    return ("-ppn", str(layout.ranks_per_node), *bound)
+
+
+def _open_mpi(node: NodeType, layout: Layout) -> tuple[str, ...]:
+    per_node = f"ppr:{layout.ranks_per_node}:node"
+    if is_oversubscribed(node, layout):
+        return ("--map-by", f"{per_node}:OVERSUBSCRIBE", "--bind-to", "none")
+    return ("--map-by", f"{per_node}:PE={layout.cores_per_rank}", "--bind-to", "core")
+
+
+def _intel(node: NodeType, layout: Layout) -> tuple[str, ...]:
+    pinned = "off" if is_oversubscribed(node, layout) else f"{layout.cores_per_rank}:compact"
+    return ("-ppn", str(layout.ranks_per_node), "-genv", "I_MPI_PIN_DOMAIN", pinned)
+
+
+def _cray(node: NodeType, layout: Layout) -> tuple[str, ...]:
+    bound = ("--cpu-bind=none",) if is_oversubscribed(node, layout) else ("--cpu-bind=depth",)
+    return ("--ppn", str(layout.ranks_per_node), f"--depth={layout.cores_per_rank}", *bound)
+
+
+_MPIRUN: dict[str, Callable[[NodeType, Layout], tuple[str, ...]]] = {
+    "mpich": _hydra,
+    "mvapich": _hydra,
+    "openmpi": _open_mpi,
+    "intel-mpi": _intel,
+    "cray-mpich": _cray,
+}
+
+# On one's own machine no scheduler keeps two runs apart: bound, both would share the first cores while others idle.
+_UNBOUND: dict[str, tuple[str, ...]] = {
+    "mpich": (),
+    "mvapich": (),
+    "openmpi": ("--bind-to", "none", "--oversubscribe"),  # it binds by itself, and its slots are not our cores
+    "intel-mpi": ("-genv", "I_MPI_PIN", "off"),
+    "cray-mpich": ("--cpu-bind=none",),
+}

@@ -1,0 +1,188 @@
+"""How one stage lies on the cluster: partition, nodes, ranks, cores, GPUs, and its time."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Literal, Protocol
+
+from hpcllm.cluster.nodes import NodeType
+from hpcllm.cluster.profile import Profile
+from hpcllm.cluster.scheduler import Partition
+from hpcllm.derive.setting import Layout
+from hpcllm.errors import DoesNotFit, UserError
+from hpcllm.job.spec import CommandJob, Job
+from hpcllm.plan.plan import Plan
+from hpcllm.units import format_seconds
+
+SHORTEST_WARNING_S = 30.0
+UNKNOWN_WARNING_S = 120.0  # where nobody can say how long saving takes
+LARGEST_SHARE_OF_TIME = 0.25  # of a short job's time that the warning may take, unless saving needs more
+
+
+class AnyStage(Protocol):
+    """What a layout reads of a stage of the pipeline (`launch/` stands below `derive/`, so not its record)."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the queue."""
+
+    @property
+    def ranks(self) -> Literal["one", "all"]:
+        """One rank on one node, or every rank of the job."""
+
+
+def layout(
+    profile: Profile, job: Job | CommandJob, plan: Plan | None, stage: AnyStage, *, oversubscribe: bool = False
+) -> Layout:
+    """The layout of one stage. `plan` is None for somebody's own command, whose resources are as the job says.
+
+    Raises DoesNotFit when the cluster cannot run it, naming the limit and the nearest that fits; UserError for an
+    unknown partition, and for more ranks than cores without `oversubscribe`.
+    """
+    if plan is not None and not plan.fits:
+        raise DoesNotFit("; ".join(plan.limits))
+    partition = choose_partition(profile, job, plan)
+    node = profile.node_type(partition)
+    one = stage.ranks == "one"
+    gpus = 0 if one else gpus_per_node(node, job)
+    ranks = 1 if one else _ranks_per_node(node, job, plan, gpus)
+    _check_ranks(profile, node, ranks, oversubscribe)
+    return Layout(
+        partition=partition,
+        nodes=1 if one else plan.nodes if plan else job.resources.nodes,
+        ranks_per_node=ranks,
+        cores_per_rank=_cores_per_rank(profile, node, ranks, gpus),
+        gpus_per_node=gpus,
+        time_s=job.resources.time_s,
+        warning_s=warning_s(job.resources.time_s, plan),
+        stage=stage.name,
+    )
+
+
+# ---- partition -------------------------------------------------------------------------------------------------------
+
+
+def choose_partition(profile: Profile, job: Job | CommandJob, plan: Plan | None) -> str | None:
+    """The one the job names, else the plan's, else the first that can run it, the default one before the others.
+
+    None where there is no scheduler. Raises UserError for an unknown one, DoesNotFit when none can.
+    """
+    partitions = profile.scheduler.partitions
+    if not partitions:
+        _raise_if_any(_limits(profile, job, None), "")
+        return None
+    named = job.slurm.partition or (plan.partition if plan else None)
+    if named is not None and named not in partitions:
+        raise UserError(_unknown_partition(profile, named))
+    in_order = sorted(partitions, key=lambda name: not partitions[name].default)
+    able = [name for name in in_order if not _limits(profile, job, name)]
+    chosen = named or (able or in_order)[0]
+    hint = f"; {', '.join(able)} can run it: --partition {able[0]}" if able else ""
+    _raise_if_any(_limits(profile, job, chosen), hint)
+    return chosen
+
+
+def _limits(profile: Profile, job: Job | CommandJob, name: str | None) -> list[str]:
+    """What stands in the way of a job in a partition, each with the nearest that fits."""
+    partition = profile.scheduler.partitions[name] if name else None
+    node = profile.node_type(name)
+    where = f"partition {name}" if name else profile.name
+    return [
+        *_node_limit(job.resources.nodes, node, partition, where),
+        *_time_limit(job.resources.time_s, partition, where),
+        *_gpu_limit(job.resources.gpus_per_node, node, where),
+    ]
+
+
+def _node_limit(asked: int, node: NodeType, partition: Partition | None, where: str) -> list[str]:
+    most = min(node.count, (partition and partition.max_nodes) or node.count)
+    if asked <= most:
+        return []
+    return [f"resources.nodes: found {asked}; {where} gives at most {most} to one job; ask for {most}"]
+
+
+def _time_limit(asked_s: float, partition: Partition | None, where: str) -> list[str]:
+    if partition is None or asked_s <= partition.max_time_s:
+        return []
+    longest = format_seconds(partition.max_time_s)
+    return [
+        f"resources.time: found {format_seconds(asked_s)}; {where} allows at most {longest}; ask for {longest} "
+        "(a training that is not done by then puts itself back into the queue)"
+    ]
+
+
+def _gpu_limit(asked: int | None, node: NodeType, where: str) -> list[str]:
+    there = node.gpus.count if node.gpus else 0
+    if asked is None or asked <= there:
+        return []
+    return [f"resources.gpus_per_node: found {asked}; a node of {where} has {there}; ask for {there}"]
+
+
+def _raise_if_any(limits: list[str], hint: str) -> None:
+    if limits:
+        raise DoesNotFit("; ".join(limits) + hint)
+
+
+def _unknown_partition(profile: Profile, named: str) -> str:
+    names = list(profile.scheduler.partitions)
+    near = difflib.get_close_matches(named, names, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"slurm.partition: found {named!r}; {profile.name} has {', '.join(names)}{hint}"
+
+
+# ---- ranks and cores -------------------------------------------------------------------------------------------------
+
+
+def gpus_per_node(node: NodeType, job: Job | CommandJob) -> int:
+    """GPUs that the job takes of each node: as asked, else all."""
+    asked = job.resources.gpus_per_node
+    return asked if asked is not None else node.gpus.count if node.gpus else 0
+
+
+def _ranks_per_node(node: NodeType, job: Job | CommandJob, plan: Plan | None, gpus: int) -> int:
+    """The plan's; for a command as asked, else one a GPU, else one a NUMA domain."""
+    if plan is not None:
+        return plan.world_size // plan.nodes
+    return job.resources.ranks_per_node or gpus or min(node.numa_domains, node.cores)
+
+
+def _check_ranks(profile: Profile, node: NodeType, ranks: int, oversubscribe: bool) -> None:
+    """More ranks than cores is a mistake, unless meant. On one's own machine a rank may have one thread of a core."""
+    local = profile.scheduler.kind == "local"
+    most = node.cores * node.threads_per_core if local else node.cores
+    if ranks > most and not oversubscribe:
+        raise UserError(
+            f"resources.ranks_per_node: found {ranks} ranks for the {node.cores} cores of a node of {profile.name}; "
+            f"allowed are at most {most}; ask for fewer ranks, or give --oversubscribe (ranks then take turns)"
+        )
+
+
+def _cores_per_rank(profile: Profile, node: NodeType, ranks: int, gpus: int) -> int:
+    """An equal share of the node; where a job takes some of a shared node's GPUs, of the cores that go with those."""
+    if gpus and node.gpus and not profile.scheduler.exclusive:
+        return max(1, node.cores * gpus // (node.gpus.count * ranks))
+    return max(1, node.cores // ranks)
+
+
+# ---- time ------------------------------------------------------------------------------------------------------------
+
+
+def warning_s(time_s: float, plan: Plan | None) -> float:
+    """How long before the limit to warn: at least two checkpoint writes and one step; 30 s unless the job is short.
+
+    Raises DoesNotFit when that leaves less than half of the time for the work.
+    """
+    needed = _saving_s(plan)
+    if needed is not None and needed > time_s / 2:
+        raise DoesNotFit(
+            f"resources.time: found {format_seconds(time_s)}; two checkpoint writes and a step alone take "
+            f"{format_seconds(needed)}; ask for at least {format_seconds(2 * needed)}"
+        )
+    wanted = UNKNOWN_WARNING_S if needed is None else max(needed, SHORTEST_WARNING_S)
+    return max(min(wanted, LARGEST_SHARE_OF_TIME * time_s), needed or 0.0)
+
+
+def _saving_s(plan: Plan | None) -> float | None:
+    if plan is None or plan.checkpoint.write_s is None or plan.step.total_s is None:
+        return None
+    return 2 * plan.checkpoint.write_s + plan.step.total_s

@@ -1,0 +1,47 @@
+"""Everything that a script needs to know of the site, for one stage."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+from hpcllm.cluster.profile import Profile
+from hpcllm.cluster.software import Software
+from hpcllm.cluster.user import User
+from hpcllm.derive.directives import directives
+from hpcllm.derive.environment import environment
+from hpcllm.derive.launcher import launcher
+from hpcllm.derive.setting import Layout, Settings
+from hpcllm.derive.striping import striping
+from hpcllm.job.spec import CommandJob, Job
+
+NOBODY = User()
+THIS_PYTHON = "this"
+
+
+def settings(
+    profile: Profile,
+    job: Job | CommandJob,
+    layout: Layout,
+    user: User = NOBODY,
+    python: str = sys.executable,
+) -> Settings:
+    """Derive a stage's settings. `python` is the interpreter that renders, for a profile whose python is `this`.
+
+    Raises UserError when the site wants an account and nobody gave one.
+    """
+    return Settings(
+        layout=layout,
+        directives=directives(profile, job, layout, user),
+        environment=environment(profile, job, layout),
+        launcher=launcher(profile, layout),
+        software=software_lines(profile.software),
+        python=python if profile.software.python == THIS_PYTHON else profile.software.python,
+        prepare=striping(profile, job),
+    )
+
+
+def software_lines(software: Software) -> tuple[str, ...]:
+    """Shell lines: the modules from a clean slate, then the site's own, which are code and stand as they are."""
+    load = f"module load {shlex.join(software.modules)}"
+    return (*(("module purge", load) if software.modules else ()), *software.setup)
