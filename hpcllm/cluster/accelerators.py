@@ -1,4 +1,4 @@
-"""Facts of accelerators: how fast each is, by its maker's word and by what was reached. A table, each row with its source.
+"""Facts of accelerators: how fast, by the maker's word and by what was reached. A table, each row with its source.
 
 An accelerator that is not here is unknown, never taken for another one.
 """

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from hpcllm.run_directory import Run, read_json
+
+Inputs = Mapping[str, float | str | None]
 
 
 @dataclass(frozen=True)
@@ -15,12 +18,21 @@ class Figure:
     name: str
     """Its place in plan.json: `memory_per_gpu_bytes.activations`."""
     value: float | None
-    """None: unknown, because an input is; `formula` says which."""
+    """None: unknown, because an input is."""
     unit: str
     formula: str
-    inputs: dict[str, float | str | None]
+    inputs: Inputs
+    """By name: another figure's, or the key of the profile or the job that it stands under."""
     source: str = ""
-    """Paper and section, or the file of the profile."""
+    """Paper and section, and where the formula is known to deviate."""
+
+    @classmethod
+    def of(
+        cls, name: str, unit: str, formula: str, inputs: Inputs, value: Callable[..., float], source: str = ""
+    ) -> Figure:
+        """`value` of the inputs, in their order; unknown when one of them is."""
+        unknown = any(given is None for given in inputs.values())
+        return cls(name, None if unknown else value(*inputs.values()), unit, formula, dict(inputs), source)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,202 @@
+"""What keeps a job from running on a cluster, and the nearest job that would."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from hpcllm.cluster.profile import Profile
+from hpcllm.job.spec import Job
+from hpcllm.plan import memory
+from hpcllm.plan.ranks import Ranks, place
+from hpcllm.units import format_bytes, format_seconds
+
+MOST_REPAIRS = 12
+
+RecordT = TypeVar("RecordT", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """One thing in the way, and what to change in the job to have it out of the way."""
+
+    reason: str
+    """Key, what was found, what is allowed."""
+    changes: dict[str, Any]
+    """By the path of the field in the job (`train.micro_batch`); empty where nothing near helps."""
+
+
+def misfits(profile: Profile, job: Job, oversubscribe: bool = False) -> list[Misfit]:
+    """Everything that is in the way."""
+    ranks = place(profile, job)
+    found = [
+        _too_many_gpus(job, ranks),
+        None if oversubscribe and not ranks.on_gpus else _too_many_ranks(ranks),
+        _too_many_nodes(profile, job, ranks),
+        _too_long(profile, job, ranks),
+        _batch_does_not_divide(job, ranks),
+        _memory_is_short(profile, job, ranks),
+    ]
+    return [misfit for misfit in found if misfit]
+
+
+def nearest(profile: Profile, job: Job, oversubscribe: bool = False) -> dict[str, Any] | None:
+    """Changes after which the job fits, found by taking one obstacle after another out of the way; None if none do."""
+    changes: dict[str, Any] = {}
+    for _ in range(MOST_REPAIRS):
+        found = misfits(profile, changed(job, changes), oversubscribe)
+        if not found:
+            return changes
+        if not found[0].changes:
+            return None
+        changes |= found[0].changes
+    return None
+
+
+def changed(record: RecordT, changes: dict[str, Any]) -> RecordT:
+    """The record with some fields replaced, each named by its dotted path."""
+    for path, value in changes.items():
+        head, _, rest = path.partition(".")
+        inner = changed(getattr(record, head), {rest: value}) if rest else value
+        record = record.model_copy(update={head: inner})
+    return record
+
+
+# ---- nodes, ranks, time ----------------------------------------------------------------------------------------------
+
+
+def _too_many_gpus(job: Job, ranks: Ranks) -> Misfit | None:
+    asked, gpus = job.resources.gpus_per_node, ranks.node.gpus
+    has = gpus.count if gpus else 0
+    if asked is None or asked <= has:
+        return None
+    return Misfit(
+        f"resources.gpus_per_node: {asked} asked; a node has {has} ({ranks.key('gpus')})",
+        {"resources.gpus_per_node": has},
+    )
+
+
+def _too_many_ranks(ranks: Ranks) -> Misfit | None:
+    if ranks.on_gpus and ranks.node.gpus:
+        most, what, hint = ranks.node.gpus.count, "GPUs", "one rank a GPU"
+    else:
+        most, what, hint = ranks.node.cores, "cores", "--oversubscribe takes them all the same, slowly"
+    if ranks.per_node <= most:
+        return None
+    reason = f"resources.ranks_per_node: {ranks.per_node} ranks on a node of {most} {what} ({hint})"
+    return Misfit(reason, {"resources.ranks_per_node": most})
+
+
+def _too_many_nodes(profile: Profile, job: Job, ranks: Ranks) -> Misfit | None:
+    most = _most_nodes(ranks)
+    if ranks.nodes <= most:
+        return None
+    others = [
+        name
+        for name in profile.scheduler.partitions
+        if _most_nodes(place(profile, changed(job, {"slurm.partition": name}))) >= ranks.nodes
+    ]
+    where = f"; partition {' or '.join(others)} allows them" if others else ""
+    dividing = [n for n in range(most, 0, -1) if job.train.global_batch % (n * ranks.per_node) == 0]
+    of = f"partition {ranks.partition}" if ranks.partition else profile.name
+    reason = f"resources.nodes: {ranks.nodes} nodes asked, {of} has {most} for a job{where}"
+    return Misfit(reason, {"resources.nodes": dividing[0] if dividing else most})
+
+
+def _most_nodes(ranks: Ranks) -> int:
+    return min(ranks.node.count, (ranks.rules and ranks.rules.max_nodes) or ranks.node.count)
+
+
+def _too_long(profile: Profile, job: Job, ranks: Ranks) -> Misfit | None:
+    if ranks.rules is None or job.resources.time_s <= ranks.rules.max_time_s:
+        return None
+    others = [n for n, p in profile.scheduler.partitions.items() if p.max_time_s >= job.resources.time_s]
+    where = f"; partition {' or '.join(others)} allows it" if others else ""
+    reason = (
+        f"resources.time: {format_seconds(job.resources.time_s)} asked, partition {ranks.partition} ends a job "
+        f"after {format_seconds(ranks.rules.max_time_s)}{where}"
+    )
+    return Misfit(reason, {"resources.time_s": ranks.rules.max_time_s})
+
+
+# ---- batch -----------------------------------------------------------------------------------------------------------
+
+
+def _batch_does_not_divide(job: Job, ranks: Ranks) -> Misfit | None:
+    batch, micro_batch = job.train.global_batch, job.train.micro_batch or 1
+    unit = ranks.world_size * micro_batch
+    if batch % unit == 0:
+        return None
+    if batch % ranks.world_size == 0:
+        share = batch // ranks.world_size
+        best = max(b for b in range(1, micro_batch + 1) if share % b == 0)
+        reason = f"train.micro_batch: {micro_batch} does not divide a rank's share of the global batch, {share}"
+        return Misfit(reason, {"train.micro_batch": best})
+    below, above = batch // unit * unit, (batch // unit + 1) * unit
+    worlds = [n for n in range(1, batch // micro_batch + 1) if batch % (n * micro_batch) == 0]
+    near = sorted(sorted(worlds, key=lambda n: abs(n - ranks.world_size))[:2])
+    ways = f"{above}" if below == 0 else f"{below} and {above}"
+    also = f"; {batch} does on {' or '.join(map(str, near))} ranks" if near else ""
+    reason = (
+        f"train.global_batch: {batch} does not divide by {ranks.world_size} ranks"
+        + (f" × micro-batch {micro_batch}" if micro_batch > 1 else "")
+        + f"; {ways} would{also}"
+    )
+    return Misfit(reason, {"train.global_batch": below if below and batch - below <= above - batch else above})
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+
+def _memory_is_short(profile: Profile, job: Job, ranks: Ranks) -> Misfit | None:
+    micro_batch = memory.best_micro_batch(job, ranks)
+    needs = memory.of(job, ranks, micro_batch)
+    if needs.total <= memory.USABLE_SHARE * needs.capacity:
+        return None
+    whose = "GPU" if ranks.on_gpus else "rank"
+    reason = (
+        f"memory: {format_bytes(needs.total)} a {whose} at micro-batch {micro_batch}, "
+        f"{needs.total / needs.capacity:.0%} of {format_bytes(needs.capacity)} (80 % can be used)"
+    )
+    return Misfit(reason, _less_memory(profile, job, ranks))
+
+
+def _less_memory(profile: Profile, job: Job, ranks: Ranks) -> dict[str, Any]:
+    """The mildest change that fits: micro-batch, ranks a node (on CPUs), partition, context, layers, in this order."""
+    if job.train.micro_batch is not None:
+        for micro_batch in memory.micro_batches(job, ranks):
+            if micro_batch < job.train.micro_batch and memory.fits(job, ranks, micro_batch):
+                return {"train.micro_batch": micro_batch}
+
+    def fits_with(path: str, value: Any) -> bool:
+        smaller = changed(job, {path: value})
+        return memory.fits(smaller, place(profile, smaller), 1)
+
+    fewer = [n for n in range(ranks.per_node - 1, 0, -1) if ranks.per_node % n == 0 and not ranks.on_gpus]
+    choices = [("resources.ranks_per_node", n) for n in fewer]
+    choices += [("slurm.partition", name) for name in profile.scheduler.partitions]  # type: ignore[misc]
+    for path, value in choices:
+        if fits_with(path, value):
+            return {path: value, **_smallest_micro_batch(job)}
+    for path, now in (("model.context", job.model.context), ("model.layers", job.model.layers)):
+        largest = _largest(now - 1, lambda value, path=path: fits_with(path, value))  # type: ignore[misc]
+        if largest:
+            return {path: largest, **_smallest_micro_batch(job)}
+    return {}
+
+
+def _smallest_micro_batch(job: Job) -> dict[str, Any]:
+    return {} if job.train.micro_batch is None else {"train.micro_batch": 1}
+
+
+def _largest(most: int, fits: Callable[[int], bool]) -> int:
+    """The largest number up to `most` that fits, 0 if none does; rounded down to a multiple of 64 where it can be."""
+    low, high = 0, most
+    while low < high:
+        middle = math.ceil((low + high) / 2)
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low // 64 * 64 or low

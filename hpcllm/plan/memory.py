@@ -1,0 +1,149 @@
+"""Memory of one rank: what the trainer holds, term by term. The total is their visible sum.
+
+Weights, gradients and the moments of Adam are fp32; under bf16 autocast a bf16 copy of the weights lives beside them.
+DDP: every rank holds all of it. Letters: N parameters, s tokens of a sequence, b sequences of a micro-batch, h width,
+f feed-forward width, L layers, V vocabulary, β bytes of an activation (2 under bf16 autocast, 4 in fp32).
+"""
+
+from __future__ import annotations
+
+from hpcllm.job.spec import Job
+from hpcllm.plan.plan import Figure, Memory
+from hpcllm.plan.ranks import Ranks, in_bf16
+
+GIB = 2**30
+USABLE_SHARE = 0.8  # of the capacity; arXiv:2411.06465: below it none of 454 runs ran out
+CUDA_CONTEXT_BYTES = 1 * GIB  # assumption, between 0.5 and 2 GiB on the systems that are known
+CPU_PROCESS_BYTES = round(0.35 * GIB)  # assumption: the interpreter with torch and MPI loaded
+MOST_TOKENS_OF_A_MICRO_BATCH = 32_768  # larger ones make no matmul faster
+PREFIX = "memory_per_gpu_bytes."
+
+
+def figures(job: Job, ranks: Ranks, micro_batch: int) -> list[Figure]:
+    """Every term, their total, and the capacity."""
+    terms = [
+        parameters(job, ranks),
+        gradients(job),
+        optimizer(job),
+        activations(job, ranks, micro_batch),
+        logits(job, ranks, micro_batch),
+        framework(ranks),
+    ]
+    return [*terms, total(terms), capacity(ranks)]
+
+
+def of(job: Job, ranks: Ranks, micro_batch: int) -> Memory:
+    """The same as a record."""
+    found = figures(job, ranks, micro_batch)
+    return Memory(**{figure.name.removeprefix(PREFIX): int(figure.value or 0) for figure in found})
+
+
+def fits(job: Job, ranks: Ranks, micro_batch: int) -> bool:
+    """Whether it stays below 80 % of the capacity."""
+    memory = of(job, ranks, micro_batch)
+    return memory.total <= USABLE_SHARE * memory.capacity
+
+
+def best_micro_batch(job: Job, ranks: Ranks) -> int:
+    """The job's own, or the largest that divides a rank's share of the global batch and fits; 1 if none fits."""
+    if job.train.micro_batch is not None:
+        return job.train.micro_batch
+    return next((b for b in micro_batches(job, ranks) if fits(job, ranks, b)), 1)
+
+
+def micro_batches(job: Job, ranks: Ranks) -> list[int]:
+    """The divisors of a rank's share of the global batch, largest first, up to where larger ones gain nothing."""
+    share = max(1, job.train.global_batch // ranks.world_size)
+    most = max(1, MOST_TOKENS_OF_A_MICRO_BATCH // job.model.context)
+    return [b for b in range(min(share, most), 0, -1) if share % b == 0]
+
+
+def parameters(job: Job, ranks: Ranks) -> Figure:
+    """Weights."""
+    bytes_each, formula = (6, "(4 + 2)·N: fp32, and autocast's bf16 copy") if in_bf16(job, ranks) else (4, "4·N: fp32")
+    return _per_parameter("parameters", job, bytes_each, formula)
+
+
+def gradients(job: Job) -> Figure:
+    """Gradients, as large as the weights and in fp32."""
+    return _per_parameter("gradients", job, 4, "4·N: fp32")
+
+
+def optimizer(job: Job) -> Figure:
+    """Both moments of Adam."""
+    return _per_parameter("optimizer", job, 8, "8·N: two fp32 moments")
+
+
+def activations(job: Job, ranks: Ranks, micro_batch: int) -> Figure:
+    """What backward needs of forward: no s × s matrix, since the attention is computed in blocks (flash attention).
+
+    Of a layer and a token: both norms 2h, attention 5h (input, query, key, value, output), feed-forward h + 2f, each of
+    β bytes, and a byte for each of 2h dropped values. With β = 2, f = 4h and dropout that is 34·h.
+    """
+    spec = job.model
+    kept = 8 * spec.width + 2 * spec.feed_forward
+    masks = 2 * spec.width
+    if spec.architecture == "seq2seq":  # an encoder layer, and a decoder layer with cross-attention and its norm
+        kept, masks = 2 * kept + 6 * spec.width, 2 * masks + spec.width
+    return Figure.of(
+        PREFIX + "activations", "bytes", "L·s·b·(β·kept_values + dropout_masks); 34·s·b·h a layer of a bf16 decoder",
+        {
+            "model.layers": spec.layers,
+            "model.context": spec.context,
+            "micro_batch": micro_batch,
+            "bytes_of_an_activation": 2 if in_bf16(job, ranks) else 4,
+            "kept_values": kept,
+            "dropout_masks": masks if spec.dropout else 0,
+        },
+        lambda layers, s, b, bytes_each, kept, masks: layers * s * b * (bytes_each * kept + masks),
+        "Korthikanti et al. 2022, eq. 2 with flash attention; feed-forward width free; autocast's fp32 norms left out",
+    )  # fmt: skip
+
+
+def logits(job: Job, ranks: Ranks, micro_batch: int) -> Figure:
+    """The output and its loss."""
+    bytes_each = 6 if in_bf16(job, ranks) else 8
+    return Figure.of(
+        PREFIX + "logits", "bytes", "bytes_of_a_logit·s·b·V: the logits and their fp32 log-probabilities",
+        {
+            "bytes_of_a_logit": bytes_each,
+            "model.context": job.model.context,
+            "micro_batch": micro_batch,
+            "data.tokenizer.vocabulary": job.data.tokenizer.most_tokens,
+        },
+        lambda bytes_each, s, b, vocabulary: bytes_each * s * b * vocabulary,
+    )  # fmt: skip
+
+
+def framework(ranks: Ranks) -> Figure:
+    """What is there before the model is."""
+    name, size = ("CUDA context", CUDA_CONTEXT_BYTES) if ranks.on_gpus else ("process", CPU_PROCESS_BYTES)
+    return Figure.of(
+        PREFIX + "framework", "bytes", name, {name: size}, lambda size: size,
+        "assumption: a CUDA context takes 0.5 to 2 GiB" if ranks.on_gpus else "assumption: Python, torch, MPI",
+    )  # fmt: skip
+
+
+def total(terms: list[Figure]) -> Figure:
+    """The sum."""
+    inputs = {term.name.removeprefix(PREFIX): term.value for term in terms}
+    return Figure.of(PREFIX + "total", "bytes", " + ".join(inputs), inputs, lambda *values: sum(values))
+
+
+def capacity(ranks: Ranks) -> Figure:
+    """What one rank may use."""
+    if ranks.on_gpus:
+        inputs: dict[str, float | str | None] = {ranks.key("gpus.memory"): ranks.memory_bytes}
+        return Figure.of(PREFIX + "capacity", "bytes", "memory of one GPU", inputs, lambda size: size)
+    return Figure.of(
+        PREFIX + "capacity", "bytes", "memory of a node / ranks_per_node",
+        {ranks.key("memory"): ranks.node.memory_bytes, "ranks_per_node": ranks.per_node}, lambda size, n: size // n,
+    )  # fmt: skip
+
+
+def _per_parameter(name: str, job: Job, bytes_each: int, formula: str) -> Figure:
+    num_parameters = job.model.parameters(job.data.tokenizer.most_tokens)
+    return Figure.of(
+        PREFIX + name, "bytes", formula, {"num_parameters": num_parameters, "bytes_of_each": bytes_each},
+        lambda n, size: n * size, "mixed-precision Adam: 18 bytes a parameter in all",
+    )  # fmt: skip

@@ -1,0 +1,199 @@
+"""Time of one optimizer step: computing, the part of communication that it does not hide, and reading the data.
+
+Letters: n ranks or nodes in a ring, S bytes of gradients, B bytes a second, α seconds of latency.
+"""
+
+from __future__ import annotations
+
+from hpcllm.cluster.profile import Profile
+from hpcllm.job.spec import Job
+from hpcllm.plan import ranks as counts
+from hpcllm.plan.plan import Figure
+from hpcllm.plan.ranks import Ranks, in_bf16
+
+EFFICIENCY = 0.5  # of a large matmul's speed that a whole step reaches: an assumption until a run has measured it
+MATMUL_SHARE_OF_PEAK = 0.75  # assumption where no large matmul was measured; measured ones lie between 0.51 and 0.87
+WIRE_SHARE = 0.8  # of a link's rate that a ring all-reduce reaches
+BACKWARD_SHARE = 2 / 3  # of the computing: backward is twice the operations of forward
+
+_EFFICIENCY_SOURCE = (
+    "assumption: 0.5 of a large matmul (Narayanan et al. 2021, table 1: 137 of A100's 271 TFLOP/s at 1.7 B parameters; "
+    "smaller widths reach less)"
+)
+
+
+def figures(profile: Profile, job: Job, ranks: Ranks, accumulation: int) -> list[Figure]:
+    """Every term of the step, the step, and the speeds that follow."""
+    speed = matmul_flops_per_s(job, ranks)
+    compute = compute_s(job, ranks, speed)
+    inside, across = inside_node_s(job, ranks), across_nodes_s(profile, job, ranks)
+    communication = communication_s(inside, across)
+    exposed = exposed_communication_s(compute, communication, accumulation)
+    data = data_s(profile, job)
+    step = total_s(compute, exposed, data)
+    rate = tokens_per_s(job, step)
+    return [
+        speed, compute, inside, across, communication, exposed, data, step,
+        rate, tokens_per_s_per_gpu(rate, ranks), mfu(job, ranks, rate),
+    ]  # fmt: skip
+
+
+def matmul_flops_per_s(job: Job, ranks: Ranks) -> Figure:
+    """Speed of a large matmul on one rank."""
+    name, unit = "matmul_flops_per_s", "FLOP/s"
+    if not ranks.on_gpus:
+        inputs = {ranks.key("flops"): ranks.node.flops_per_s, "ranks_per_node": ranks.per_node}
+        return Figure.of(name, unit, "measured speed of a node / ranks_per_node", inputs, lambda node, n: node / n)
+    row = ranks.accelerator
+    if row is None or not in_bf16(job, ranks) or not row.bf16:
+        missing = "a row in cluster/accelerators.py" if row is None else "the fp32 speed, which accelerators.py lacks"
+        return Figure(name, None, unit, "large bf16 matmul", {_gpu(ranks): None}, f"unknown: needs {missing}")
+    if row.matmul_flops_per_s is not None:
+        inputs = {_gpu(ranks): row.matmul_flops_per_s}
+        return Figure.of(name, unit, "reached by a large matmul", inputs, lambda speed: speed, row.source)
+    return Figure.of(
+        name, unit, "share × peak", {"share": MATMUL_SHARE_OF_PEAK, _gpu(ranks): row.peak_flops_per_s},
+        lambda share, peak: share * peak, f"{row.source}; the share is an assumption: 0.51 to 0.87 where measured",
+    )  # fmt: skip
+
+
+def compute_s(job: Job, ranks: Ranks, speed: Figure) -> Figure:
+    """Forward and backward of a rank's share of the step."""
+    return Figure.of(
+        "step.compute_s", "s", "flops_per_token × tokens_per_step / (world_size × efficiency × matmul_flops_per_s)",
+        {
+            "flops_per_token": counts.flops_per_token(job).value,
+            "tokens_per_step": counts.tokens_per_step(job).value,
+            "world_size": ranks.world_size,
+            "efficiency": EFFICIENCY,
+            "matmul_flops_per_s": speed.value,
+        },
+        lambda flops, tokens, n, efficiency, matmul: flops * tokens / (n * efficiency * matmul),
+        _EFFICIENCY_SOURCE,
+    )  # fmt: skip
+
+
+def inside_node_s(job: Job, ranks: Ranks) -> Figure:
+    """All-reduce between the ranks of a node: over NVLink, or through the memory of a CPU node."""
+    key, rate = _link(ranks)
+    inputs = {"ranks_per_node": ranks.per_node, "gradient_bytes": _gradient_bytes(job), "wire_share": WIRE_SHARE}
+    if ranks.per_node == 1:
+        return Figure.of("communication.inside_node_s", "s", "one rank a node: none", inputs, lambda *_: 0.0)
+    return Figure.of(
+        "communication.inside_node_s", "s", "2(n−1)/n · S / (wire_share · B)", {**inputs, key: rate},
+        lambda n, size, share, link: 2 * (n - 1) / n * size / (share * link),
+        "ring all-reduce; its latency, microseconds, is left out"
+        + ("" if ranks.on_gpus else "; B is the memory rate / (2 × ranks): every byte is written and read"),
+    )  # fmt: skip
+
+
+def across_nodes_s(profile: Profile, job: Job, ranks: Ranks) -> Figure:
+    """All-reduce between the nodes, after the ranks of each have summed: every rail carries its share."""
+    fabric, name = profile.fabric, "communication.across_nodes_s"
+    inputs = {"nodes": ranks.nodes, "gradient_bytes": _gradient_bytes(job), "wire_share": WIRE_SHARE}
+    if ranks.nodes == 1:
+        return Figure.of(name, "s", "one node: none", inputs, lambda *_: 0.0)
+    latency_s = fabric.latency_s or 0.0
+    note = "" if fabric.latency_s else "; fabric.latency is not known, so latency is left out"
+    return Figure.of(
+        name, "s", "2(n−1)·α + 2(n−1)/n · S / (wire_share · rails · B)",
+        {**inputs, "fabric.rails": fabric.rails, "fabric.rate": fabric.rate_bytes_per_s, "fabric.latency_s": latency_s},
+        lambda n, size, share, rails, rate, alpha: 2 * (n - 1) * (alpha + size / n / (share * rails * rate)),
+        f"ring all-reduce, about 80 % of the wire reached{note}",
+    )  # fmt: skip
+
+
+def communication_s(inside: Figure, across: Figure) -> Figure:
+    """All-reduce of the gradients: inside the nodes, then across them."""
+    return Figure.of(
+        "communication_s", "s", "inside_node_s + across_nodes_s", {f.name: f.value for f in (inside, across)},
+        lambda *parts: sum(parts),
+    )  # fmt: skip
+
+
+def exposed_communication_s(compute: Figure, communication: Figure, accumulation: int) -> Figure:
+    """What the backward of the last micro-batch, the only one that communicates, does not hide."""
+    return Figure.of(
+        "step.exposed_communication_s", "s",
+        "max(0, communication_s − backward_share × compute_s / gradient_accumulation)",
+        {
+            "communication_s": communication.value,
+            "backward_share": BACKWARD_SHARE,
+            compute.name: compute.value,
+            "gradient_accumulation": accumulation,
+        },
+        lambda comm, share, compute, micro_batches: max(0.0, comm - share * compute / micro_batches),
+        "DDP overlaps its all-reduce with backward; where computing and sending share cores it hides less",
+    )  # fmt: skip
+
+
+def data_s(profile: Profile, job: Job) -> Figure:
+    """Reading the step's tokens from the shared filesystem."""
+    name = next(key for key, filesystem in profile.filesystems.items() if filesystem is profile.scratch())
+    return Figure.of(
+        "step.data_s", "s", "sides × tokens_per_step × bytes_of_a_token / read rate",
+        {
+            "sides": 1 if job.data.pairs is None else 2,
+            "tokens_per_step": counts.tokens_per_step(job).value,
+            "bytes_of_a_token": 2 if job.data.tokenizer.most_tokens < 2**16 else 4,
+            f"filesystems.{name}.read": profile.scratch().read_bytes_per_s,
+        },
+        lambda sides, tokens, size, rate: sides * tokens * size / rate,
+        "the page cache and reading ahead make it less",
+    )  # fmt: skip
+
+
+def total_s(compute: Figure, exposed: Figure, data: Figure) -> Figure:
+    """The step."""
+    inputs = {figure.name: figure.value for figure in (compute, exposed, data)}
+    return Figure.of("step.total_s", "s", "compute_s + exposed_communication_s + data_s", inputs, lambda *t: sum(t))
+
+
+def tokens_per_s(job: Job, step: Figure) -> Figure:
+    """Speed of the whole job."""
+    inputs = {"tokens_per_step": counts.tokens_per_step(job).value, step.name: step.value}
+    formula = "tokens_per_step / step.total_s"
+    return Figure.of("tokens_per_s", "tokens/s", formula, inputs, lambda tokens, seconds: tokens / seconds)
+
+
+def tokens_per_s_per_gpu(rate: Figure, ranks: Ranks) -> Figure:
+    """Speed of one rank."""
+    inputs = {rate.name: rate.value, "world_size": ranks.world_size}
+    formula = "tokens_per_s / world_size"
+    return Figure.of("tokens_per_s_per_gpu", "tokens/s", formula, inputs, lambda tokens, n: tokens / n)
+
+
+def mfu(job: Job, ranks: Ranks, rate: Figure) -> Figure:
+    """Model FLOPs utilization: of the dense 16-bit peak on GPUs, of the measured matmul speed on CPUs."""
+    row = ranks.accelerator
+    key, peak = (_gpu(ranks), row.peak_flops_per_s if row else None) if ranks.on_gpus else (
+        ranks.key("flops"), ranks.node.flops_per_s and ranks.node.flops_per_s / ranks.per_node
+    )  # fmt: skip
+    return Figure.of(
+        "mfu", "", "tokens_per_s × flops_per_token / (world_size × peak)",
+        {
+            rate.name: rate.value,
+            "flops_per_token": counts.flops_per_token(job).value,
+            "world_size": ranks.world_size,
+            key: peak,
+        },
+        lambda tokens, flops, n, peak: tokens * flops / (n * peak),
+        "PaLM (Chowdhery et al. 2022), appendix B",
+    )  # fmt: skip
+
+
+def _gpu(ranks: Ranks) -> str:
+    return ranks.key("gpus.model")
+
+
+def _gradient_bytes(job: Job) -> float:
+    return 4.0 * job.model.parameters(job.data.tokenizer.most_tokens)
+
+
+def _link(ranks: Ranks) -> tuple[str, float | None]:
+    """Bytes a second between two ranks of a node, one way, and where that is from."""
+    if not ranks.on_gpus or ranks.node.gpus is None:
+        rate = ranks.node.memory_rate_bytes_per_s
+        return ranks.key("memory_rate"), None if rate is None else rate / (2 * ranks.per_node)
+    row = ranks.accelerator
+    return ranks.key("gpus.link"), ranks.node.gpus.link_bytes_per_s or (row.link_bytes_per_s if row else None)
