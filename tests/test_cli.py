@@ -1,0 +1,171 @@
+"""The words of the command line, frozen; and what a mistake looks like: one message, the right code, no traceback."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpcllm import cli
+from hpcllm.errors import ExitCode
+
+ROOT = Path(__file__).parents[1]
+DEMO = str(ROOT / "jobs" / "demo.yaml")
+
+# Options are few: a knob goes to the YAML. A new word here is a decision.
+RESOURCES = {"--nodes", "--ranks-per-node", "--gpus", "--time", "--partition", "--account", "--qos"}
+WORDS = {
+    "plan": {"JOB", "--cluster", "--explain", "--json"} | RESOURCES,
+    "render": {"JOB", "--cluster", "--name", "--out"} | RESOURCES,
+    "submit": {"JOB", "--cluster", "--name", "--out", "--dry-run"} | RESOURCES,
+    "run": {"JOB", "--ranks", "--oversubscribe", "--out"},
+    "preflight": {"--ranks", "--nodes", "--run", "--json"},
+    "status": {"RUN", "--json"},
+    "watch": {"RUN"},
+    "logs": {"RUN", "STAGE"},
+    "cancel": {"RUN"},
+    "report": {"RUN", "--out", "--open", "--json"},
+    "generate": {"RUN", "--prompt", "--tokens", "--temperature"},
+    "data inspect": {"FILE|RUN"},
+    "data verify": {"FILE|RUN"},
+    "profile show": {"CLUSTER", "--derived", "--json"},
+    "profile lint": {"FILE"},
+    "profile detect": set(),
+    "profile schema": set(),
+    "job lint": {"FILE"},
+    "job schema": set(),
+    "stage": {"NAME", "RUN"},
+}
+
+
+def parsers(parser, prefix=""):
+    for action in parser._actions:
+        if action.dest == "==SUPPRESS==" or not isinstance(action.choices, dict):
+            continue
+        for name, inner in action.choices.items():
+            deeper = dict(parsers(inner, f"{prefix}{name} "))
+            yield from deeper.items() if deeper else [(f"{prefix}{name}", inner)]
+
+
+def words(parser):
+    return {
+        action.option_strings[-1] if action.option_strings else action.metavar or action.dest
+        for action in parser._actions
+        if "-h" not in action.option_strings
+    }
+
+
+def test_the_commands_and_their_options_are_these():
+    assert {name: words(parser) for name, parser in parsers(cli._parser())} == WORDS
+
+
+def test_every_command_has_an_example_in_its_help():
+    assert all("example: hpcllm" in parser.epilog for _, parser in parsers(cli._parser()))
+
+
+def call(capsys, *argv):
+    code = cli.main(list(argv))
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return code, captured.out, captured.err
+
+
+def test_a_missing_job_file_is_named(capsys, tmp_path):
+    code, _, err = call(capsys, "plan", str(tmp_path / "none.yaml"))
+
+    assert code == ExitCode.USER_MISTAKE
+    assert "none.yaml: no such file" in err
+
+
+def test_every_mistake_of_a_job_is_told_with_its_place(capsys, tmp_path):
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        (ROOT / "jobs" / "demo.yaml").read_text().replace("steps:", "stepps:").replace("time: 30m", "time: 30")
+    )
+
+    code, out, err = call(capsys, "render", str(job), "--out", str(tmp_path / "run"))
+
+    assert code == ExitCode.USER_MISTAKE
+    assert "train.stepps: unknown key; did you mean steps?" in err
+    assert "resources.time: found 30; expected a time such as" in err
+    assert out == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_ranks_than_cores_need_a_word(capsys, tmp_path):
+    code, _, err = call(capsys, "run", DEMO, "--ranks", "512", "--out", str(tmp_path / "run"))
+
+    assert code in (ExitCode.USER_MISTAKE, ExitCode.DOES_NOT_FIT)
+    assert "--oversubscribe" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_job_too_big_for_the_cluster_is_refused_with_the_limit(capsys, tmp_path):
+    argv = ("render", DEMO, "--cluster", "slurm-lab", "--nodes", "64", "--out", str(tmp_path / "run"))
+
+    code, _, err = call(capsys, *argv)
+
+    assert code == ExitCode.DOES_NOT_FIT
+    assert "4" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_cluster_is_answered_with_the_known_ones(capsys):
+    code, _, err = call(capsys, "plan", DEMO, "--cluster", "slurm-lap")
+
+    assert code == ExitCode.USER_MISTAKE
+    assert "slurm-lab" in err
+
+
+def test_a_run_of_another_version_is_refused(capsys, tmp_path):
+    (tmp_path / "resolved.json").write_text('{"format": 99}')
+
+    code, _, err = call(capsys, "status", str(tmp_path))
+
+    assert code == ExitCode.USER_MISTAKE
+    assert "resolved.json: format: found 99" in err
+
+
+def test_neither_job_nor_command_is_a_mistake(capsys):
+    code, _, err = call(capsys, "submit", "--nodes", "2")
+
+    assert code == ExitCode.USER_MISTAKE
+    assert "expected a job file, or a program behind --" in err
+
+
+def test_a_wrong_time_names_its_option(capsys):
+    code, _, err = call(capsys, "plan", DEMO, "--time", "4")
+
+    assert code == ExitCode.USER_MISTAKE
+    assert "--time: found '4'" in err
+
+
+def test_json_is_one_document_and_nothing_else(capsys):
+    code, out, _ = call(capsys, "plan", DEMO, "--cluster", "slurm-lab", "--json")
+
+    assert code == ExitCode.DONE
+    assert json.loads(out)["fits"] is True
+
+
+@pytest.mark.parametrize("what", ["profile", "job"])
+def test_the_schema_is_json_with_descriptions(capsys, what):
+    code, out, _ = call(capsys, what, "schema")
+
+    assert code == ExitCode.DONE
+    assert all(
+        "description" in field
+        for field in json.loads(out)["$defs"]["Resources" if what == "job" else "Fabric"]["properties"].values()
+    )
+
+
+def test_the_planner_on_a_login_node_loads_nothing_heavy():
+    script = (
+        "import sys; from hpcllm.cli import main\n"
+        f"assert main(['plan', {str(ROOT / 'jobs' / 'gpt2-124m.yaml')!r}, '--cluster', 'ib-lustre-a100']) == 0\n"
+        "print([name for name in ('torch', 'mpi4py', 'h5py', 'numpy') if name in sys.modules])"
+    )
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert done.stdout.splitlines()[-1] == "[]"
