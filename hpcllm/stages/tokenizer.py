@@ -1,0 +1,55 @@
+"""Stage 10: learn the vocabulary from the training part (nothing of what is held out may shape it)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from hpcllm.data import corpus
+from hpcllm.data.tokenizer import Tokenizer
+from hpcllm.errors import UserError
+from hpcllm.job.spec import Data, frozen_job
+from hpcllm.launch.pipeline import Stage
+from hpcllm.parallel.world import World
+from hpcllm.progress import ProgressLines
+from hpcllm.run_directory import Run
+
+_MEASURED_TEXTS = 200  # to say how many bytes a token stands for
+
+
+def main(run: Run, stage: Stage, world: World) -> None:
+    """Write data/tokenizer.json. Raises UserError when there is nothing to train on."""
+    data = frozen_job(run).data
+    progress = ProgressLines(stage.name, _count(data), quiet=world.rank > 0)
+    tokenizer = Tokenizer.learn(data.tokenizer, _texts(data, progress))
+    tokenizer.save(run.tokenizer_json)
+    print(
+        f"{stage.id}: {data.tokenizer.kind}, vocabulary {tokenizer.vocabulary_size}, "
+        f"{_bytes_per_token(data, tokenizer):.2f} bytes per token",
+        flush=True,
+    )
+
+
+def _count(data: Data) -> int:
+    count = len(corpus.pairs(data, "train") if data.pairs else corpus.document_files(data, "train"))
+    if not count:
+        raise UserError(
+            "data: nothing fell into the training part; give more documents or pairs, or make data.split smaller"
+        )
+    return count
+
+
+def _texts(data: Data, progress: ProgressLines | None = None) -> Iterator[str]:
+    """Every text of the training part; both sides of a pair, because they share one vocabulary."""
+    items: Iterable[corpus.Pair | corpus.Document]
+    items = corpus.pairs(data, "train") if data.pairs else corpus.documents(data, "train")
+    for number, item in enumerate(items, start=1):
+        if progress:
+            progress(number, "read")
+        yield from (item.source, item.target) if isinstance(item, corpus.Pair) else (item.text,)
+
+
+def _bytes_per_token(data: Data, tokenizer: Tokenizer) -> float:
+    texts = list(islice(_texts(data), _MEASURED_TEXTS))
+    num_tokens = sum(map(len, tokenizer.encode_many(texts)))
+    return sum(len(text.encode()) for text in texts) / max(1, num_tokens)
