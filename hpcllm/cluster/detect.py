@@ -69,7 +69,7 @@ def mpi_flavour(mpirun: str) -> Flavour:
 
 def _node() -> dict[str, Any]:
     cpus = usable_cpus()
-    topology = _topology(_read("/proc/cpuinfo"), cpus.numbers)
+    topology = topology_of(_read("/proc/cpuinfo"), cpus.numbers)
     return {
         "count": 1,
         "sockets": topology.sockets,
@@ -107,8 +107,14 @@ def usable_cpus() -> Cpus:
     return Cpus(frozenset(os.sched_getaffinity(0)), _cpu_quota())
 
 
-def _topology(cpuinfo: str, numbers: frozenset[int]) -> Topology:
-    """Cores and sockets of those threads; where /proc/cpuinfo does not tell (ARM), each is a core."""
+def topology_of(cpuinfo: str, numbers: frozenset[int]) -> Topology:
+    """Cores and sockets of those threads.
+
+    Each thread is a core where /proc/cpuinfo does not tell (ARM), and in a virtual machine: its CPUs are what one was
+    given, and whether two of them share a core is the host's affair.
+    """
+    if re.search(r"^flags\s*:.*\bhypervisor\b", cpuinfo, re.MULTILINE):
+        return Topology(max(1, len(numbers)), 1)
     fields = [dict(re.findall(r"^([^:\n]+?)\s*:\s*(.*)$", block, re.MULTILINE)) for block in cpuinfo.split("\n\n")]
     known = [f for f in fields if f.get("processor", "").isdigit() and int(f["processor"]) in numbers]
     places = {(f["physical id"], f["core id"]) for f in known if "core id" in f and "physical id" in f}

@@ -160,7 +160,7 @@ def _memory(profile: Profile, layout: Layout, node: NodeType, node_key: str) -> 
     cores = min(node.cores, layout.ranks_per_node * layout.cores_per_rank)
     share = 1.0 if profile.scheduler.exclusive else cores / node.cores
     mebibytes = int(node.memory_bytes * share) // MIB
-    whose = "all that jobs may use of a node" if share == 1 else f"the share of {cores} of {node.cores} cores"
+    whose = "all of a node" if share == 1 else f"share of {cores} of {node.cores} cores"
     return [Setting("mem", f"{mebibytes}M", key, f"{whose}: {format_bytes(mebibytes * MIB)}")]
 
 
@@ -178,7 +178,7 @@ def _whole_nodes(profile: Profile, layout: Layout, node: NodeType) -> list[Setti
 
 def _how_long(layout: Layout) -> list[Setting]:
     lead = min(math.ceil(layout.warning_s), LONGEST_LEAD_S)
-    reason = f"the script is told {format_seconds(lead)} before the limit, so that everything is saved"
+    reason = f"the script hears of it {format_seconds(lead)} before the limit, to save"
     return [
         Setting("time", slurm_time(layout.time_s), "job.resources.time", "wall-clock limit"),
         Setting("signal", f"B:USR2@{lead}", "job.resources.time", reason),
@@ -198,7 +198,7 @@ def _requeue(profile: Profile, job: Job | CommandJob) -> Setting:
         return Setting("no-requeue", "", "scheduler.requeue", "this site does not start a job again")
     if job.slurm.max_requeues == 0:
         return Setting("no-requeue", "", "job.slurm.max_requeues", "0: never again by itself")
-    return Setting("requeue", "", "scheduler.requeue", "started again after preemption or a lost node")
+    return Setting("requeue", "", "scheduler.requeue", "starts again after preemption or a lost node")
 
 
 def _mail(profile: Profile, job: Job | CommandJob, user: User) -> list[Setting]:

@@ -34,7 +34,7 @@ def _threads(profile: Profile, layout: Layout, node: NodeType) -> list[Setting]:
     key = f"nodes.{profile.node_type_name(layout.partition)}.cores"
     settings = [
         Setting("OMP_NUM_THREADS", str(layout.cores_per_rank), key, "a thread for each core of a rank"),
-        Setting("OMP_PROC_BIND", "false", key, "threads move among the rank's cores; loaders would inherit a pin"),
+        Setting("OMP_PROC_BIND", "false", key, "a pinned thread would pin its data loaders too"),
     ]
     if profile.scheduler.kind == "slurm":
         cpus = str(layout.cores_per_rank * node.threads_per_core)
@@ -46,7 +46,7 @@ def _files(profile: Profile, layout: Layout, node: NodeType) -> list[Setting]:
     settings = []
     if node.local_scratch and "$" not in node.local_scratch.path:  # a path with a variable is one that the site sets
         key = f"nodes.{profile.node_type_name(layout.partition)}.local_scratch.path"
-        settings.append(Setting("TMPDIR", node.local_scratch.path, key, "temporary files stay on the node's own disk"))
+        settings.append(Setting("TMPDIR", node.local_scratch.path, key, "the node's own disk"))
     if not profile.scratch().locking:
         key = f"filesystems.{profile.scratch_name()}.locking"
         settings.append(Setting("HDF5_USE_FILE_LOCKING", "FALSE", key, "file locks do not work there"))

@@ -23,7 +23,7 @@ def _interfaces(fabric: Fabric, layout: Layout) -> list[Setting]:
         return []
     names = ",".join(fabric.interfaces)
     return [
-        Setting("NCCL_SOCKET_IFNAME", f"={names}", "fabric.interfaces", "where ranks meet; = takes these names alone"),
+        Setting("NCCL_SOCKET_IFNAME", f"={names}", "fabric.interfaces", "where ranks meet; = takes just these"),
         Setting("GLOO_SOCKET_IFNAME", names, "fabric.interfaces", "not over a management network"),
     ]
 
@@ -35,7 +35,7 @@ def _infiniband(profile: Profile, layout: Layout) -> list[Setting]:
         ports = ",".join(f"{hca}:1" for hca in fabric.hcas)
         exactly = f"={','.join(fabric.hcas)}"
         settings += [
-            Setting("NCCL_IB_HCA", exactly, "fabric.hcas", "= takes these alone: mlx5_1 would take mlx5_10 too"),
+            Setting("NCCL_IB_HCA", exactly, "fabric.hcas", "= so that mlx5_1 is not mlx5_10 too"),
             Setting("UCX_NET_DEVICES", ports, "fabric.hcas", "the adapters and their port"),
         ]
     return [*settings, *_gpu_direct(fabric), *_open_mpi(profile, {"OMPI_MCA_pml": "ucx"})]
@@ -121,7 +121,7 @@ _FABRIC: dict[str, Callable[[Profile, Layout], list[Setting]]] = {
 def _gpu_direct(fabric: Fabric) -> list[Setting]:
     if not fabric.gpu_direct:
         return []
-    reason = "an adapter reads the memory of GPUs on its side of the node"
+    reason = "adapters read the memory of GPUs on their side"
     return [Setting("NCCL_NET_GDR_LEVEL", "PHB", "fabric.gpu_direct", reason)]
 
 

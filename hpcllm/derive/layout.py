@@ -147,20 +147,17 @@ def _ranks_per_node(node: NodeType, job: Job | CommandJob, plan: Plan | None, gp
 
 
 def _check_ranks(profile: Profile, node: NodeType, ranks: int, oversubscribe: bool) -> None:
-    """More ranks than cores is a mistake, unless meant. On one's own machine a rank may have one thread of a core."""
-    local = profile.scheduler.kind == "local"
-    most = node.cores * node.threads_per_core if local else node.cores
-    if ranks > most and not oversubscribe:
+    if ranks > node.cores and not oversubscribe:
         raise UserError(
-            f"resources.ranks_per_node: found {ranks} ranks for the {node.cores} cores of a node of {profile.name}; "
-            f"allowed are at most {most}; ask for fewer ranks, or give --oversubscribe (ranks then take turns)"
+            f"resources.ranks_per_node: found {ranks} ranks; a node of {profile.name} has {node.cores} cores; "
+            f"ask for at most {node.cores}, or give --oversubscribe (ranks then take turns)"
         )
 
 
 def _cores_per_rank(profile: Profile, node: NodeType, ranks: int, gpus: int) -> int:
-    """An equal share of the node; where a job takes some of a shared node's GPUs, of the cores that go with those."""
-    if gpus and node.gpus and not profile.scheduler.exclusive:
-        return max(1, node.cores * gpus // (node.gpus.count * ranks))
+    """An equal share of the node; on a shared node with GPUs, of the cores that go with the job's GPUs (or one)."""
+    if node.gpus and not profile.scheduler.exclusive:
+        return max(1, node.cores * max(gpus, 1) // (node.gpus.count * ranks))
     return max(1, node.cores // ranks)
 
 

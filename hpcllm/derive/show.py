@@ -56,7 +56,8 @@ def _somebody(profile: Profile) -> User:
 
 def _lines(profile: Profile, job: Job | CommandJob, derived: Settings) -> Iterator[str]:
     shape = derived.layout
-    yield f"# {profile.name}: {job.name} on {shape.nodes} × {shape.ranks_per_node} ranks of {shape.cores_per_rank} cores"
+    ranks = f"{shape.nodes} nodes × {shape.ranks_per_node} ranks × {shape.cores_per_rank} cores"
+    yield f"# {profile.name}: {job.name} on {ranks}"
     yield from _section("directives", [(f"#SBATCH {_option(s)}", s) for s in derived.directives])
     if derived.software:
         yield from ("", "software", *(f"  {line}" for line in derived.software))
