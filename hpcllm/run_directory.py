@@ -61,6 +61,8 @@ class Run:
     software_json = _At("env/software.json")
     code = _At("env/code")
     scripts = _At("scripts")
+    submit_sh = _At("scripts/submit.sh")
+    run_local_sh = _At("scripts/run-local.sh")
     state = _At("state")
     jobs_json = _At("jobs.json")
     logs = _At("logs")
@@ -69,6 +71,7 @@ class Run:
     shards = _At("data/shards")
     index_json = _At("data/index.json")
     checkpoints = _At("checkpoints")
+    latest = _At("checkpoints/LATEST")
     metrics = _At("metrics")
     results = _At("results")
     exports = _At("exports")
@@ -82,6 +85,18 @@ class Run:
     def script(self, stage_id: str) -> Path:
         """The sbatch script of a stage, `scripts/30-train.sbatch`."""
         return self.scripts / f"{stage_id}.sbatch"
+
+    def local_script(self, stage_id: str) -> Path:
+        """The script of a stage for a machine without a scheduler, `scripts/30-train.sh`."""
+        return self.scripts / f"{stage_id}.sh"
+
+    def log(self, stage_id: str, attempt: int | str) -> Path:
+        """What one attempt of a stage said: `logs/30-train.1.log`."""
+        return self.logs / f"{stage_id}.{attempt}.log"
+
+    def slurm_log(self, stage_id: str) -> Path:
+        """What Slurm itself said of all attempts (cancelled, out of memory): `logs/30-train.slurm.log`."""
+        return self.log(stage_id, "slurm")
 
     def state_json(self, stage_id: str) -> Path:
         """What became of a stage."""
@@ -101,23 +116,25 @@ class Run:
 
 
 @contextmanager
-def atomic_path(target: Path) -> Iterator[Path]:
+def atomic_path(target: Path, durable: bool = True) -> Iterator[Path]:
     """A temporary name beside `target` to write a file or a directory to; renamed onto it when the block succeeds.
 
     On disk are the old content or the new one, never a part: everything is flushed before the rename, and the folder
-    after it. When the block raises, what it wrote is removed.
+    after it. When the block raises, what it wrote is removed. What can be made again at once, such as a copy of the
+    code, may leave out the flush (`durable=False`): it is then whole unless the machine itself goes down.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     _remove(temporary)
     try:
         yield temporary
-        for path in [*temporary.rglob("*"), temporary] if temporary.is_dir() else [temporary]:
+        for path in _all_of(temporary) if durable else []:
             _fsync(path)
         if target.is_dir():
             _remove(target)
         os.replace(temporary, target)
-        _fsync(target.parent)
+        if durable:
+            _fsync(target.parent)
     finally:
         _remove(temporary)
 
@@ -166,6 +183,10 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             except ValueError:
                 continue
     return records
+
+
+def _all_of(path: Path) -> list[Path]:
+    return [*path.rglob("*"), path] if path.is_dir() else [path]
 
 
 def _fsync(path: Path) -> None:

@@ -1,0 +1,149 @@
+"""A profile, a job and a plan into a run directory: what was asked, what was derived, the frozen software, the scripts.
+
+Nothing here asks the scheduler or the network, and nothing imports torch. A run directory is there complete or not at
+all; rendering the same job into it again renews its scripts and its software, and leaves what the stages made.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hpcllm.cluster.profile import Profile
+from hpcllm.cluster.user import User, load_user
+from hpcllm.derive.layout import layout
+from hpcllm.derive.settings import settings
+from hpcllm.errors import UserError
+from hpcllm.job.spec import CommandJob, Job
+from hpcllm.launch.dag_scripts import run_local_sh, submit_sh
+from hpcllm.launch.pipeline import stages
+from hpcllm.launch.script import Script
+from hpcllm.launch.software import copy_code, software
+from hpcllm.plan.plan import Plan
+from hpcllm.run_directory import FORMAT, Run, atomic_path, read_json, write_text
+from hpcllm.source import Record, read_text
+
+
+def render(
+    profile: Profile,
+    profile_path: Path | None,
+    job: Job | CommandJob,
+    job_path: Path | None,
+    plan: Plan | None,
+    out: Path,
+    *,
+    user: User | None = None,
+    oversubscribe: bool = False,
+    cwd: Path | None = None,
+) -> Run:
+    """Write the run directory `out`. The plan of a command is None; `cwd` is where a command starts (here, left out).
+
+    Raises UserError when `out` holds something else, and what `derive.layout` and `derive.settings` raise.
+    """
+    run = Run(out.absolute())
+    _check_path(run.root)
+    resolved = {"format": FORMAT, "profile": _plain(profile), "job": _plain(job)}
+    _check_free(run, resolved)
+    given = {
+        run.profile_yaml: read_text(profile_path) if profile_path else _yaml(profile),
+        run.job_yaml: read_text(job_path) if job_path else _yaml(job),
+        run.resolved_json: _json(resolved),
+        run.software_json: _json(software()),
+        **({run.plan_json: _json(plan.to_json())} if plan else {}),
+    }
+    start = (cwd or Path.cwd()) if isinstance(job, CommandJob) else run.root
+    user = load_user() if user is None else user
+    scripts = []
+    for stage in stages(job):
+        derived = settings(profile, job, layout(profile, job, plan, stage, oversubscribe=oversubscribe), user)
+        scripts.append(Script(run, stage, job, profile, derived, str(start)))
+    _write(run, {**given, **_scripts(run, scripts)})
+    return run
+
+
+def _scripts(run: Run, scripts: list[Script]) -> dict[Path, str]:
+    """The text of every script by its path, and of those that drive them."""
+    texts = {script.path: script.text() for script in scripts}
+    texts[run.run_local_sh] = run_local_sh(run, [script.path.name for script in scripts])
+    if scripts[0].for_slurm:
+        texts[run.submit_sh] = submit_sh(run, [script.stage for script in scripts])
+    return texts
+
+
+def _plain(record: Record, **options: Any) -> Any:
+    return json.loads(record.model_dump_json(by_alias=True, **options))
+
+
+def _json(data: Any) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+
+
+def _yaml(record: Record) -> str:
+    """A record that came from no file, as the file that it could have come from."""
+    return yaml.safe_dump(_plain(record, exclude_defaults=True), sort_keys=False, allow_unicode=True)
+
+
+def _check_path(root: Path) -> None:
+    """Slurm's directives are lines, and a backslash in --output turns its % symbols off."""
+    if not str(root).isprintable() or "\\" in str(root):
+        raise UserError(f"--out: found {str(root)!r}; expected a path without control characters and backslashes")
+
+
+def _check_free(run: Run, resolved: dict[str, Any]) -> None:
+    """The directory is new, empty, or holds a run of the same job on the same cluster."""
+    if not run.root.exists():
+        return
+    if not run.root.is_dir():
+        raise UserError(f"--out: {run.root} is a file; give the path of a new directory")
+    if not run.resolved_json.exists():
+        if any(run.root.iterdir()):
+            raise UserError(f"--out: {run.root} holds something else than a run; give the path of a new directory")
+        return
+    before = Run.open(run.root).resolved()
+    differing = _difference(before["job"], resolved["job"])
+    if before["profile"]["name"] != resolved["profile"]["name"]:
+        differing.insert(0, "cluster")
+    if differing:
+        raise UserError(
+            f"--out: {run.root} holds a run of another job ({', '.join(differing[:3])} differ); "
+            f"give a new directory, or go on with the old one: hpcllm run {run.root}"
+        )
+
+
+def _difference(before: Any, after: Any, at: str = "") -> list[str]:
+    """Names of the keys whose values are not the same."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = dict.fromkeys([*before, *after])
+        return [name for key in keys for name in _difference(before.get(key), after.get(key), f"{at}.{key}")]
+    return [] if before == after else [at.removeprefix(".")]
+
+
+def _write(run: Run, files: dict[Path, str]) -> None:
+    if run.resolved_json.exists():
+        _renew(run, files)
+        return
+    with atomic_path(run.root, durable=False) as new:
+        for path, text in files.items():
+            target = new / path.relative_to(run.root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+            _mark_executable(target)
+        copy_code(new / run.code.relative_to(run.root))
+
+
+def _renew(run: Run, files: dict[Path, str]) -> None:
+    """The same run once more. Code that did not change is left alone, since a running stage may be reading it."""
+    before = read_json(run.software_json)["code_sha256"] if run.code.exists() else None
+    for path, text in files.items():
+        write_text(path, text, executable=path.parent == run.scripts)
+    if read_json(run.software_json)["code_sha256"] != before:
+        with atomic_path(run.code, durable=False) as new:
+            copy_code(new)
+
+
+def _mark_executable(path: Path) -> None:
+    if path.parent.name == "scripts":
+        path.chmod(0o755)

@@ -1,0 +1,325 @@
+"""Settings into text: the one builder of every script, for Slurm and for a machine without a scheduler.
+
+A script reads in order: what it is, directives, software, environment, checks, one launcher line, afterwards. It stands
+alone: `sbatch FILE` runs it again by hand. Every value is quoted, so what a user or an admin wrote stays data; only
+`software.setup` of a profile is code, and is meant to be.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpcllm import __version__
+from hpcllm.cluster.profile import Profile
+from hpcllm.derive.setting import Setting, Settings
+from hpcllm.errors import ExitCode, UserError
+from hpcllm.job.spec import CommandJob, Job
+from hpcllm.launch.pipeline import Stage
+from hpcllm.run_directory import Run
+
+INTERRUPTED = int(ExitCode.INTERRUPTED)
+COMMENT_COLUMN = 60  # comments of a block stand under each other, but no further right than this
+
+
+@dataclass(frozen=True)
+class Script:
+    """What one script is rendered from."""
+
+    run: Run
+    stage: Stage
+    job: Job | CommandJob
+    profile: Profile
+    settings: Settings
+    cwd: str
+    """Where the program starts."""
+
+    @property
+    def for_slurm(self) -> bool:
+        """Whether sbatch runs it."""
+        return self.profile.scheduler.kind == "slurm"
+
+    @property
+    def is_command(self) -> bool:
+        """Whether it runs the user's own program, not one of ours."""
+        return isinstance(self.job, CommandJob)
+
+    @property
+    def path(self) -> Path:
+        """Where it stands in the run directory."""
+        name = self.stage.id
+        return self.run.script(name) if self.for_slurm else self.run.local_script(name)
+
+    def text(self) -> str:
+        """The script. Raises UserError for a value that no script can hold."""
+        sections = (
+            _header(self),
+            _directives(self) if self.for_slurm else "",
+            _start(self),
+            _software(self),
+            _environment(self),
+            _rendezvous(self) if self.is_command else "",
+            _prepare(self) if self.settings.prepare and not self.stage.after else "",
+            _launcher(self),
+            _record(self) if self.is_command else "",
+            _preflight(self) if _needs_preflight(self) else "",
+            _launch(self),
+            _afterwards(self),
+        )
+        text = "\n\n".join(section for section in sections if section) + "\n"
+        if "\0" in text:
+            raise UserError(f"{self.run.job_yaml}: a value holds a NUL character, which no program can be given")
+        return text
+
+
+# ---- the sections, in the order of the script ------------------------------------------------------------------------
+
+
+def _header(script: Script) -> str:
+    stage, path = script.stage, shlex.quote(str(script.path))
+    after = f", after {' and '.join(stage.after)}" if stage.after else ""
+    by_hand = f"{'sbatch' if script.for_slurm else 'bash'} {path}"
+    lines = [
+        f"{script.job.name}, stage {stage.id} on {script.profile.name}: {stage.purpose}.",
+        f"By hand: {by_hand}{after}",
+        f"Inside an allocation (salloc): HPCLLM_FOREGROUND=1 bash {path}" if script.for_slurm else "",
+        f"Written by hpcllm {__version__}. Behind a line stands the key of the profile or the job that it comes from.",
+    ]
+    return "\n".join(["#!/usr/bin/env bash", *(f"# {_one_line(line)}" for line in lines if line)])
+
+
+def _directives(script: Script) -> str:
+    """Slurm takes `# …` behind a directive for a comment, as bash does, and knows quotes (sbatch's get_argument)."""
+    log = str(script.run.slurm_log(script.stage.id)).replace("%", "%%")
+    own = Setting("output", log, "run", "Slurm's own words; the program's are in ATTEMPT.log beside it")
+    derived = script.settings.directives
+    settings = derived if any(s.name == "output" for s in derived) else (*derived, own)
+    _check_names(settings, r"[a-z][a-z-]*", "the long name of an sbatch option, without --")
+    lines = [(f"#SBATCH --{s.name}" + (f"={_directive_word(s.value)}" if s.value else ""), s) for s in settings]
+    return _block("directives", _commented(lines))
+
+
+def _start(script: Script) -> str:
+    """Where it runs, where its lines go, and what a signal does."""
+    log = f"$RUN/logs/{script.stage.id}.$attempt.log"
+    tee = 'exec > >(tee -i -- "$log") 2>&1'
+    output = f'if [[ -n ${{HPCLLM_FOREGROUND:-}} ]]; then {tee}; else exec >"$log" 2>&1; fi'
+    warned = "warned=1 " if script.is_command else ""
+    forward = '[[ -z $child ]] || kill -s "$signal" "$child" 2>/dev/null || true'
+    return "\n".join(
+        [
+            "set -eo pipefail",
+            f"RUN={shlex.quote(str(script.run.root))}",
+            f"cd -- {shlex.quote(script.cwd)}",
+            'mkdir -p -- "$RUN/logs" "$RUN/state"',
+            "attempt=1",
+            f'while [[ -e "{log}" ]]; do attempt=$((attempt + 1)); done',
+            f"log={log}",
+            output if script.for_slurm else tee,
+            "# USR2 comes before the time limit, TERM when the job is stopped; both go to the ranks, which save.",
+            "child='' again=''" + (" warned=''" if warned else ""),
+            f"trap '{warned}again=1; {forward}' USR2 TERM",
+        ]
+    )
+
+
+def _software(script: Script) -> str:
+    until = "set -u  # not before: sites' own scripts read variables that are not set"
+    return _block("software", [*script.settings.software, until])
+
+
+def _environment(script: Script) -> str:
+    frozen = (
+        "" if script.is_command else "export PYTHONPATH=$RUN/env/code${PYTHONPATH:+:$PYTHONPATH}  # the frozen hpcllm"
+    )
+    _check_names(script.settings.environment, r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable")
+    lines = [(f"export {s.name}={shlex.quote(s.value)}", s) for s in script.settings.environment]
+    python = f"PYTHON={shlex.quote(script.settings.python)}  # software.python"
+    return _block("environment", [python, *filter(None, [frozen]), *_commented(lines)])
+
+
+def _rendezvous(script: Script) -> str:
+    host = '"$(hostname)"' if script.for_slurm else "127.0.0.1"
+    port = "import socket; s = socket.socket(); s.bind(('', 0)); print(s.getsockname()[1])"
+    return _block(
+        "rendezvous: this host, where rank 0 starts, and a port that its kernel says is free",
+        [f'MASTER_ADDR={host} MASTER_PORT=$("$PYTHON" -c {shlex.quote(port)})', "export MASTER_ADDR MASTER_PORT"],
+    )
+
+
+def _prepare(script: Script) -> str:
+    return _block("folders", [f"{s.value}  # {_comment(s)}" for s in script.settings.prepare])
+
+
+def _launcher(script: Script) -> str:
+    """The launcher, and the signal by which it tells its ranks to save: Hydra dies of USR2, and hands on TERM."""
+    launcher, here = script.settings.launcher, ("mpirun", "-n", str(script.settings.layout.world_size))
+    tokens = textwrap.wrap(shlex.join(launcher), 110, break_long_words=False, break_on_hyphens=False)
+    lines = ["launch=(  # software.mpi.launcher", *(f"  {line}" for line in tokens), ")"]
+    lines.append(f"signal={_signal(launcher, script.profile)}")
+    if script.for_slurm:
+        otherwise = f"launch=({shlex.join(here)}) signal={_signal(here, script.profile)}"
+        lines.append(f"[[ -n ${{SLURM_JOB_ID:-}} ]] || {otherwise}  # without an allocation, on this machine")
+    return _block("launcher", lines)
+
+
+def _record(script: Script) -> str:
+    hosts = "hosts=$(hostname) job_id=null"
+    slurm = (
+        '[[ -z ${SLURM_JOB_ID:-} ]] || { hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd ,)'
+        ' job_id=\\"$SLURM_JOB_ID\\"; }'
+    )
+    text = _RECORD.replace("@ID@", script.stage.id).replace("@WORLD_SIZE@", str(script.settings.layout.world_size))
+    return _block(
+        f"state/{script.stage.id}.json, which status and report read: complete or absent",
+        [hosts, *([slurm] if script.for_slurm else []), text],
+    )
+
+
+def _preflight(script: Script) -> str:
+    code = "PYTHONPATH=$RUN/env/code${PYTHONPATH:+:$PYTHONPATH} " if script.is_command else ""
+    return _block(
+        "checks: in the same allocation, before the first step; a bad node ends the job here",
+        [f'{code}"${{launch[@]}}" "$PYTHON" -uP -m hpcllm preflight --run "$RUN"'],
+    )
+
+
+def _launch(script: Script) -> str:
+    """The launcher runs behind and bash waits for it, because bash runs a trap only between two commands."""
+    lines = [f"[[ -z $again ]] || exit {INTERRUPTED}  # told to stop before it began"]
+    if isinstance(script.job, CommandJob):
+        layout = script.settings.layout
+        ranks = _RANKS.replace("@SIZE@", str(layout.world_size)).replace("@LOCAL@", str(layout.ranks_per_node))
+        lines.append("# shellcheck disable=SC2016  # the ranks expand it")
+        program = f"bash -c {shlex.quote(ranks)} rank {shlex.join(script.job.command)}"
+    else:
+        program = f'"$PYTHON" -uP -m hpcllm stage {script.stage.name} "$RUN"'
+    return _block("launch", [*lines, f'"${{launch[@]}}" {program} &', _WAIT])
+
+
+def _afterwards(script: Script) -> str:
+    lines = []
+    if script.for_slurm:
+        lines.append(_OWN_CODE)
+    if script.is_command:
+        lines.append(f"if [[ $code != 0 && -n $warned ]]; then code={INTERRUPTED}; fi  # it ended after its warning")
+    if script.for_slurm:
+        lines.append(_requeue(script))
+    return _block(f"afterwards: {INTERRUPTED} means interrupted, with everything saved", [*lines, 'exit "$code"'])
+
+
+def _requeue(script: Script) -> str:
+    most = script.job.slurm.max_requeues if script.profile.scheduler.requeue else 0
+    key = "job.slurm.max_requeues" if script.profile.scheduler.requeue else "scheduler.requeue"
+    again = f"hpcllm submit {shlex.quote(str(script.run.root))}"
+    ended = "trap - EXIT && ended 75 && " if script.is_command else ""
+    text = _REQUEUE.replace("@ENDED@", ended).replace("@SAID@", shlex.quote(f"goes on by: {again}"))
+    return text.replace("@MOST@", str(most)).replace("@KEY@", key)
+
+
+# ---- the pieces of bash ----------------------------------------------------------------------------------------------
+
+# Where a rank learns its place: Hydra and srun --mpi=pmi2 (PMI_RANK), Open MPI's mpirun, or plain srun, in this order,
+# because ranks under mpirun inside a Slurm job also see the SLURM_PROCID of what started them.
+_RANKS = """\
+export RANK=${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-${SLURM_PROCID:-0}}} WORLD_SIZE=@SIZE@
+export LOCAL_RANK=${MPI_LOCALRANKID:-${OMPI_COMM_WORLD_LOCAL_RANK:-${SLURM_LOCALID:-0}}} LOCAL_WORLD_SIZE=@LOCAL@
+export NODE_RANK=$((RANK / LOCAL_WORLD_SIZE))
+exec "$@\""""
+
+# A signal ends the wait early; then bash waits again, for the launcher's own exit code.
+_WAIT = """\
+child=$!
+code=0
+wait "$child" || code=$?
+while [[ -n $again ]]; do
+  again='' code=0
+  wait "$child" || code=$?
+done"""
+
+_RECORD = """\
+start=$(date +%s)
+record() { # OUTCOME EXIT_CODE END
+  local file=$RUN/state/@ID@.json
+  {
+    printf '{"stage": "command", "key": null, "attempt": %d, "outcome": "%s", "message": "", ' "$attempt" "$1"
+    printf '"exit_code": %s, "job_id": %s, "host": "%s", "pid": %d, ' "$2" "$job_id" "$(hostname)" "$$"
+    printf '"world_size": @WORLD_SIZE@, "hosts": ["%s"], "start": %d, "end": %s}\\n' \\
+      "${hosts//,/\\", \\"}" "$start" "$3"
+  } >"$file.$$.tmp"
+  mv -- "$file.$$.tmp" "$file"
+}
+ended() { # EXIT_CODE
+  case $1 in
+  0) record "done" 0 "$(date +%s)" ;;
+  75) record interrupted 75 "$(date +%s)" ;;
+  *) record failed "$1" "$(date +%s)" ;;
+  esac
+}
+trap 'ended $?' EXIT
+record running null null"""
+
+_OWN_CODE = """\
+# srun gives the highest code of all ranks, and those that it stopped after one left have more than 75.
+if ((code > 75)) && grep -qE '^srun: error: .*: tasks? .*: Exited with exit code 75$' "$log"; then code=75; fi"""
+
+_REQUEUE = """\
+if ((code == 75)) && [[ -z ${HPCLLM_FOREGROUND:-} ]]; then
+  used=${SLURM_RESTART_COUNT:-0}
+  if ((used < @MOST@)); then  # @KEY@
+    echo "interrupted: back into the queue ($used of @MOST@ requeues used)"
+    @ENDED@scontrol requeue "$SLURM_JOB_ID"
+  else
+    echo 'interrupted, and no requeue is left (@KEY@ allows @MOST@);' @SAID@
+    code=1
+  fi
+fi"""
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def _needs_preflight(script: Script) -> bool:
+    return script.stage.name in ("train", "command") and script.settings.layout.world_size > 1
+
+
+def _signal(launcher: tuple[str, ...], profile: Profile) -> str:
+    by_hydra = launcher[0].rsplit("/", 1)[-1] != "srun" and profile.software.mpi.flavour != "openmpi"
+    return "TERM" if by_hydra else "USR2"
+
+
+def _block(title: str, lines: list[str]) -> str:
+    return "\n".join([f"# ---- {title}", *lines])
+
+
+def _commented(lines: list[tuple[str, Setting]]) -> list[str]:
+    """Each line with where it comes from behind it, all in one column."""
+    column = min(COMMENT_COLUMN, max((len(text) for text, _ in lines), default=0))
+    return [f"{text:{column}}  # {_comment(setting)}" for text, setting in lines]
+
+
+def _comment(setting: Setting) -> str:
+    return _one_line(f"{setting.key}: {setting.reason}" if setting.reason else setting.key)
+
+
+def _one_line(text: str) -> str:
+    """Text of others as a comment: no line break ends it, whatever unicode calls a line break."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _check_names(settings: tuple[Setting, ...], pattern: str, wanted: str) -> None:
+    for setting in settings:
+        if not re.fullmatch(pattern, setting.name):
+            raise UserError(f"{setting.key}: found {setting.name!r}; expected {wanted}")
+
+
+def _directive_word(value: str) -> str:
+    """As sbatch's parser reads it: one line, in double quotes where it holds more than plain characters."""
+    value = _one_line(value)
+    if re.fullmatch(r"[\w@%+=:,./\[\]^*-]+", value, re.ASCII):
+        return value
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
