@@ -1,0 +1,194 @@
+"""The state of a training on disk: complete and verified, or absent.
+
+checkpoints/
+  LATEST                   `step-400`: the newest that was read back and found whole
+  step-400/
+    model.safetensors      weights in fp32, by their names in the module
+    optimizer.safetensors  `<weight>/exp_avg` and so on
+    state.json             step, precision, position in the data; what model, order and code this is of
+    manifest.json          size and sha256 of the three
+
+No file is a pickle. There is no random state among them, because none is needed: the order of the data and the dropout
+masks are functions of seed and step (`loop.seed_dropout`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hpcllm.data.tokenizer import Tokenizer
+from hpcllm.errors import HpcllmError, UserError
+from hpcllm.job.spec import Job, frozen_job
+from hpcllm.model.build import Model, build
+from hpcllm.run_directory import Run, atomic_path, read_json, write_json, write_text
+
+MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+
+
+@dataclass(frozen=True)
+class State:
+    """What a training is, besides its tensors."""
+
+    step: int
+    """Optimizer steps done."""
+    samples: int
+    """Samples of the order that were used: the next one is the k-th, k = samples."""
+    precision: str
+    world_size: int
+    commit: str | None
+    identity: dict[str, Any]
+    """What must not change when it goes on: shape, vocabulary, seed, global batch, tokenizer."""
+
+
+def identity(run: Run, job: Job) -> dict[str, Any]:
+    """What a checkpoint must share with the job that goes on from it."""
+    tokenizer = Tokenizer.load(run.tokenizer_json)
+    return {
+        "model": job.model.model_dump(mode="json"),
+        "vocabulary_size": tokenizer.vocabulary_size,
+        "tokenizer_sha256": tokenizer.sha256,
+        "seed": job.train.seed,
+        "global_batch": job.train.global_batch,
+    }
+
+
+def save(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, keep: int) -> int:
+    """Write `checkpoints/step-N`, read it back, name it in LATEST, drop all but the newest `keep`. Returns its bytes.
+
+    One rank calls it. Raises HpcllmError when the disk cannot take it; the checkpoints before it stay as they are.
+    """
+    target = run.checkpoint(state.step)
+    try:
+        with atomic_path(target) as temporary:
+            temporary.mkdir()
+            save_file(_contiguous(model.state_dict()), temporary / MODEL)
+            save_file(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
+            write_json(temporary / STATE, asdict(state))
+            write_json(
+                temporary / MANIFEST, {name: _fingerprint(temporary / name) for name in (MODEL, OPTIMIZER, STATE)}
+            )
+    except (OSError, SafetensorError) as error:
+        raise HpcllmError(
+            f"{target}: cannot be written: {error}; make room (train.checkpoint.keep: how many stay) and start again"
+        ) from None
+    if damage := damage_of(target):
+        raise HpcllmError(f"{damage}: it was just written, so the disk or the memory is at fault; use another one")
+    write_text(run.latest, f"{target.name}\n")
+    for old in steps(run)[keep:]:
+        shutil.rmtree(run.checkpoint(old))
+    return sum(entry["bytes"] for entry in written.values())
+
+
+def latest(run: Run) -> tuple[int | None, list[str]]:
+    """The newest step whose checkpoint is whole (None: there is none), and what is wrong with any newer one."""
+    damages: list[str] = []
+    for step in steps(run):
+        damage = damage_of(run.checkpoint(step))
+        if damage is None:
+            return step, damages
+        damages.append(damage)
+    return None, damages
+
+
+def load(run: Run, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, expected: dict[str, Any]) -> State:
+    """Put a checkpoint that `latest` found whole into model and optimizer.
+
+    Raises UserError when it is of another training than `expected` (`identity` of the job) says.
+    """
+    directory = run.checkpoint(step)
+    state = State(**read_json(directory / STATE))
+    for name, wanted in expected.items():
+        if state.identity.get(name) != wanted:
+            raise UserError(
+                f"{directory}: {name}: found {state.identity.get(name)!r}; this job has {wanted!r}; "
+                f"render the job into a new directory, or delete {run.checkpoints} to train from the beginning"
+            )
+    model.load_state_dict(load_file(directory / MODEL))
+    parameters = dict(model.named_parameters())
+    for name, tensor in load_file(directory / OPTIMIZER).items():
+        parameter_name, _, key = name.rpartition("/")
+        parameter = parameters[parameter_name]
+        optimizer.state[parameter][key] = tensor.to(parameter.device)
+    return state
+
+
+def trained_model(run: Run) -> Model:
+    """The model with the weights that LATEST names, in eval mode, on the CPU, in fp32.
+
+    Raises HpcllmError when there are none yet, or when they are damaged.
+    """
+    if not run.latest.exists():
+        raise HpcllmError(f"{run.latest}: missing; the train stage has not saved anything yet")
+    directory = run.checkpoints / run.latest.read_text(encoding="utf-8").strip()
+    if damage := damage_of(directory):
+        raise HpcllmError(f"{damage}; delete {directory} and run the train stage again: it goes on from the one before")
+    state = State(**read_json(directory / STATE))
+    model = build(frozen_job(run).model, state.identity["vocabulary_size"])
+    model.load_state_dict(load_file(directory / MODEL))
+    return model.eval()
+
+
+def untrained_model(run: Run) -> Model:
+    """The model as training began: the same shape, fresh weights of the job's seed, in eval mode."""
+    return fresh_model(frozen_job(run), Tokenizer.load(run.tokenizer_json).vocabulary_size).eval()
+
+
+def fresh_model(job: Job, vocabulary_size: int, activation_checkpointing: bool = False) -> Model:
+    """A model whose weights the job's seed determines."""
+    torch.manual_seed(job.train.seed)
+    return build(job.model, vocabulary_size, activation_checkpointing)
+
+
+def steps(run: Run) -> list[int]:
+    """The steps of which a checkpoint is there, the newest first. Temporary names do not count."""
+    names = (path.name.removeprefix("step-") for path in run.checkpoints.glob("step-*"))
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
+def remove_leftovers(run: Run) -> None:
+    """Delete what a killed writer left half-written. Nobody else may be writing."""
+    for path in run.checkpoints.glob(".*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def damage_of(directory: Path) -> str | None:
+    """What is wrong with a checkpoint, with the file and what was found; None when every byte is as it was written."""
+    try:
+        for name, written in read_json(directory / MANIFEST).items():
+            found = _fingerprint(directory / name)
+            if found["bytes"] != written["bytes"]:
+                return f"{directory / name}: {found['bytes']} bytes; {written['bytes']} were written: cut short"
+            if found["sha256"] != written["sha256"]:
+                return f"{directory / name}: damaged: its sha256 is not the one in {MANIFEST}"
+    except HpcllmError as error:
+        return str(error)
+    except (OSError, KeyError, TypeError, AttributeError) as error:
+        return f"{directory}: damaged: {error}"
+    return None
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[parameter]}/{key}": tensor.contiguous()
+        for parameter, state in optimizer.state.items()
+        for key, tensor in state.items()
+    }
