@@ -407,13 +407,13 @@ def _open(arguments: argparse.Namespace) -> Run:
 
 
 def _data_inspect(arguments: argparse.Namespace) -> None:
-    from hpcllm.data.shards import inspect_text
+    from hpcllm.data.inspect import inspect_text
 
     print(inspect_text(arguments.path))
 
 
 def _data_verify(arguments: argparse.Namespace) -> None:
-    from hpcllm.data.shards import verify_path
+    from hpcllm.data.inspect import verify_path
 
     verify_path(arguments.path)
     print(f"{arguments.path}: every checksum holds")

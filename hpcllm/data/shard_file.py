@@ -117,6 +117,7 @@ class ShardFile:
             raise HpcllmError(f"{self.path}: {stream}: token {highest} in a vocabulary of {size}; {_AGAIN}")
 
 
+_ATTRIBUTES = {"part", "tokenizer_sha256", "vocabulary_size", "source_files", "source_sizes"}
 _AGAIN = "delete the file and run the shard stage again"
 
 
@@ -125,6 +126,9 @@ def _map(path: Path, file: h5py.File) -> ShardFile:
     if found != FORMAT:
         what = "no attribute format_version: not a shard of hpcllm" if found is None else f"format_version {found}"
         raise HpcllmError(f"{path}: {what}; this hpcllm reads format {FORMAT}; shard the text again with it")
+    lacking = _ATTRIBUTES - set(file.attrs)
+    if lacking:
+        raise ValueError(f"no attribute {', '.join(sorted(lacking))}")
     streams: list[Stream] = ["source", "target"] if "source" in file else ["text"]
     tokens: dict[Stream, Tokens] = {}
     offsets: dict[Stream, Offsets] = {}
@@ -139,8 +143,10 @@ def _map(path: Path, file: h5py.File) -> ShardFile:
 
 
 def _map_array(path: Path, dataset: h5py.Dataset, kind: str) -> NDArray[Any]:
-    if dataset.dtype.kind != kind or dataset.ndim != 1:
-        raise ValueError(f"{dataset.name} is {dataset.dtype} of {dataset.ndim} dimensions")
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != kind or dataset.ndim != 1:
+        raise ValueError(
+            f"{dataset.name} is no array of one dimension of {'unsigned' if kind == 'u' else 'signed'} integers"
+        )
     if dataset.size == 0:
         return np.empty(0, dataset.dtype)
     at = dataset.id.get_offset()

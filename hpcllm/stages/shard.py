@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpcllm.data import loader, shards
+from hpcllm.data import loader, sharding
 from hpcllm.data.corpus import PARTS
 from hpcllm.data.shards import Shards
 from hpcllm.data.tokenizer import Tokenizer
@@ -20,11 +20,11 @@ def main(run: Run, stage: Stage, world: World) -> None:
     job = frozen_job(run)
     tokenizer = Tokenizer.load(run.tokenizer_json)
     # One rank asks the filesystem what there is: a thousand that list the same folders would be a storm.
-    groups = world.broadcast(shards.plan_groups(job.data) if world.rank == 0 else [])
+    groups = world.broadcast(sharding.plan_groups(job.data) if world.rank == 0 else [])
 
     own = sum(len(group.items) for group in groups[world.rank :: world.size])
     progress = ProgressLines(stage.name, own, quiet=world.rank > 0)
-    shards.write_shards(run, job.data, tokenizer, groups, world, progress)
+    sharding.write_shards(run, job.data, tokenizer, groups, world, progress)
 
     parts = [Shards.open(run, part) for part in PARTS]
     if world.rank == 0:
@@ -47,6 +47,7 @@ def _check_parts(parts: list[Shards], job: Job, world: World) -> None:
     for part in held_out:
         if shares[part.part] > 0 and part.num_documents == 0:
             raise UserError(
-                f"data.split.{part.part}: found {shares[part.part]:.3g}; nothing fell into it, and {train.num_documents} "
-                "documents or pairs into train; make it larger, give more and smaller files, or say 0% to go without"
+                f"data.split.{part.part}: found {shares[part.part]:.3g}; nothing fell into it "
+                f"({train.num_documents} documents or pairs are in train); make it larger, give more and smaller "
+                "files, or say 0% to go without"
             )

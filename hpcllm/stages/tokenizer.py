@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 
 from hpcllm.data import corpus
@@ -41,12 +41,19 @@ def _count(data: Data) -> int:
 
 def _texts(data: Data, progress: ProgressLines | None = None) -> Iterator[str]:
     """Every text of the training part; both sides of a pair, because they share one vocabulary."""
-    items: Iterable[corpus.Pair | corpus.Document]
-    items = corpus.pairs(data, "train") if data.pairs else corpus.documents(data, "train")
-    for number, item in enumerate(items, start=1):
+    texts = _of_pairs(data) if data.pairs else _of_documents(data)
+    for number, of_one in enumerate(texts, start=1):
         if progress:
             progress(number, "read")
-        yield from (item.source, item.target) if isinstance(item, corpus.Pair) else (item.text,)
+        yield from of_one
+
+
+def _of_pairs(data: Data) -> Iterator[tuple[str, ...]]:
+    return ((pair.source, pair.target) for pair in corpus.pairs(data, "train"))
+
+
+def _of_documents(data: Data) -> Iterator[tuple[str, ...]]:
+    return ((document.text,) for document in corpus.documents(data, "train"))
 
 
 def _bytes_per_token(data: Data, tokenizer: Tokenizer) -> float:
