@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,12 @@ from hpcllm.report import measure
 from hpcllm.report.summary import Evaluation, Event, RunSummary, Sample, StageTime
 from hpcllm.run_directory import Run, read_json
 from hpcllm.units import format_count
+
+PACKAGES = ("torch", "mpi4py", "mpich", "numpy", "h5py", "tokenizers", "sacrebleu")  # whose versions change results
+
+ENDS = ("running", "done", "failed", "interrupted")  # outcomes that a stage's record may hold
+
+_EVERY_LINE = ("time", "attempt", "event", "step")  # keys that say nothing of their own
 
 T = TypeVar("T")
 
@@ -93,7 +100,9 @@ class _Reader:
         return [record for record in records if record is not None]
 
     def _warn(self, path: Path, what: str) -> None:
-        self.warnings.append(f"{path.relative_to(self.run.root)}: {what}")
+        warning = f"{path.relative_to(self.run.root)}: {what}"
+        if warning not in self.warnings:
+            self.warnings.append(warning)
 
 
 def _record(text: str) -> dict[str, Any] | None:
@@ -161,21 +170,28 @@ def _stage_times(reader: _Reader, rows: tuple[Stage, ...]) -> Iterator[StageTime
         # The stage that writes this report is at work while it does; it says nothing of itself.
         if stage.name == "gather" and state.get("outcome") == "running":
             continue
-        yield StageTime(
-            id=stage.id,
-            name=stage.name,
-            purpose=stage.purpose,
-            after=stage.after,
-            outcome=state.get("outcome", "waiting"),
-            attempt=state.get("attempt", 0),
-            start=measure.number(state.get("start")),
-            end=measure.number(state.get("end")),
-            world_size=state.get("world_size"),
-            hosts=tuple(map(str, state.get("hosts") or ())),
-            job_id=None if state.get("job_id") is None else str(state["job_id"]),
-            message=str(state.get("message") or ""),
-            silent_s=max(0.0, time.time() - path.stat().st_mtime) if state.get("outcome") == "running" else None,
-        )
+        unknown = StageTime(stage.id, stage.name, stage.after, "unknown" if path.exists() else "waiting")
+        yield (reader.try_to(path, partial(_stage_time, stage, state, path)) or unknown)
+
+
+def _stage_time(stage: Stage, state: dict[str, Any], path: Path) -> StageTime:
+    """What a record says. Raises ValueError or TypeError where it is not one."""
+    if state.get("outcome") not in ENDS:
+        raise ValueError(f"outcome: found {state.get('outcome')!r}; expected one of {', '.join(ENDS)}")
+    return StageTime(
+        id=stage.id,
+        name=stage.name,
+        after=stage.after,
+        outcome=state["outcome"],
+        attempt=int(state.get("attempt", 1)),
+        start=measure.number(state.get("start")),
+        end=measure.number(state.get("end")),
+        world_size=state.get("world_size"),
+        hosts=tuple(map(str, state.get("hosts") or ())),
+        job_id=None if state.get("job_id") is None else str(state["job_id"]),
+        message=str(state.get("message") or ""),
+        silent_s=max(0.0, time.time() - path.stat().st_mtime) if state["outcome"] == "running" else None,
+    )
 
 
 def _event(line: dict[str, Any]) -> Event:
@@ -183,17 +199,22 @@ def _event(line: dict[str, Any]) -> Event:
         time=measure.number(line.get("time")),
         attempt=line.get("attempt"),
         event=str(line.get("event", "")),
-        details={key: value for key, value in line.items() if key not in ("time", "attempt", "event")},
+        details={key: value for key, value in line.items() if key not in _EVERY_LINE[:3]},
     )
 
 
 def _environment(reader: _Reader, events: list[dict[str, Any]]) -> dict[str, str]:
     """The frozen software, one line each, and what the training said of itself at its start."""
+    software = reader.json(reader.run.software_json)
+    packages = [str(line) for line in software.get("pip_freeze") or () if str(line).partition("==")[0] in PACKAGES]
+    changed = " and uncommitted changes" if software.get("dirty") else ""
     start = next((line for line in events if line.get("event") == "start"), {})
-    said = {key: value for key, value in start.items() if key not in ("time", "attempt", "event", "step")}
-    facts = {**reader.json(reader.run.software_json), **said}
-    return {
-        key.replace("_", " "): str(value)
-        for key, value in facts.items()
-        if isinstance(value, str | int | float) and "\n" not in str(value)
+    facts = {
+        "hpcllm": software.get("version"),
+        "commit": f"{software['commit']}{changed}" if software.get("commit") else None,
+        "code": software.get("code_sha256"),
+        "python": software.get("python"),
+        "packages": ", ".join(packages),
+        **{key.replace("_", " "): value for key, value in start.items() if key not in _EVERY_LINE},
     }
+    return {name: str(value) for name, value in facts.items() if value not in (None, "")}

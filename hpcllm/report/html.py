@@ -54,7 +54,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {"quantity": words.quantity, "score": words.score, "ratio": words.ratio}
     environment.filters |= {"moment": words.moment, "model": words.model_name, "task": words.task_title}
-    environment.globals |= {"verdict": words.verdict, "headline": words.headline, "charts": run_charts}
+    environment.globals |= {"verdict": words.verdict, "headlines": words.headlines, "charts": run_charts}
     environment.globals |= {"shares": _shares, "facts": _facts}
     return environment
 
@@ -69,8 +69,8 @@ def run_charts(summary: RunSummary) -> Mapping[str, Any]:
     timed = [_bar(stage) for stage in summary.stages if stage.start is not None]
     scored = [task for task in SCORED if words.scores(summary, task)]
     return {
-        "loss": _twice(partial(_loss_chart, training)) if training and len(training.train_loss) > 1 else None,
-        "speed": _twice(partial(_speed_chart, summary, training)) if training and len(training.speed) > 1 else None,
+        "loss": _twice(partial(_loss_chart, training)) if training and training.train_loss else None,
+        "speed": _twice(partial(_speed_chart, summary, training)) if training and training.speed else None,
         "shares": _twice(partial(charts.share_bar, "where the time of a step goes", shares)) if shares else None,
         "scores": [(task, _twice(partial(_score_chart, summary, task))) for task in scored],
         "gantt": _twice(partial(charts.gantt, "the stages over time", timed)) if timed else None,
@@ -145,10 +145,14 @@ def _facts(summary: RunSummary) -> list[tuple[str, str]]:
         (
             "layout",
             f"{plan.world_size} ranks on {plan.nodes} node{'s' * (plan.nodes != 1)}, {plan.strategy}, "
-            f"micro-batch {plan.micro_batch} × {plan.gradient_accumulation} accumulated"
+            f"micro-batch {plan.micro_batch}" + _accumulated(plan.gradient_accumulation)
             if plan and not summary.command
             else "",
         ),
-        ("trained on", f"{format_count(training.tokens)} tokens in {training.last_step} steps" if training else ""),
+        ("trained on", f"{format_count(training.tokens)} tokens in {training.last_step:,} steps" if training else ""),
     ]
     return [(name, text) for name, text in rows if text]
+
+
+def _accumulated(times: int) -> str:
+    return f", gradients of {times} accumulated" if times > 1 else ""

@@ -68,7 +68,7 @@ def predictions(plan: Plan | None, training: Training | None) -> tuple[Compariso
         ("memory of a rank", "bytes", "memory_per_gpu_bytes.total", "memory_peak_bytes"),
         ("checkpoint", "bytes", "checkpoint.bytes", "checkpoint_bytes"),
         ("writing a checkpoint", "s", "checkpoint.write_s", "checkpoint_write_s"),
-        ("whole training", "s", "total_s", "total_s"),
+        ("whole training", "s", "total_s", "total_s" if _is_complete(training) else ""),
     )
     return tuple(
         Comparison(
@@ -79,7 +79,7 @@ def predictions(plan: Plan | None, training: Training | None) -> tuple[Compariso
             note=_unknown_because(plan, planned),
         )
         for figure, unit, planned, measured in rows
-        if _dotted(plan, planned) is not None or getattr(training, measured, None) is not None
+        if plan is not None or getattr(training, measured, None) is not None
     )
 
 
@@ -98,6 +98,10 @@ def number(value: Any) -> float | None:
     """A finite number, or None for anything else that a file may hold."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if is_number and math.isfinite(value) else None
+
+
+def _is_complete(training: Training | None) -> bool:
+    return training is not None and training.last_step >= training.planned_steps
 
 
 def _first_steps(lines: Iterable[Line]) -> dict[int, int]:

@@ -15,7 +15,7 @@ from hpcllm.plan.plan import Plan
 Series = tuple[tuple[float, float], ...]
 """(step, value) pairs, by step."""
 
-Outcome = Literal["waiting", "running", "done", "failed", "interrupted"]
+Outcome = Literal["unknown", "waiting", "running", "done", "failed", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -97,17 +97,17 @@ class StageTime:
 
     id: str
     name: str
-    purpose: str
     after: tuple[str, ...]
     outcome: Outcome
-    attempt: int
-    start: float | None
+    """unknown: its record is damaged."""
+    attempt: int = 0
+    start: float | None = None
     """Seconds since 1970."""
-    end: float | None
-    world_size: int | None
-    hosts: tuple[str, ...]
-    job_id: str | None
-    message: str
+    end: float | None = None
+    world_size: int | None = None
+    hosts: tuple[str, ...] = ()
+    job_id: str | None = None
+    message: str = ""
     silent_s: float | None = None
     """Of a running stage: since its last sign of life."""
 

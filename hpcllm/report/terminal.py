@@ -36,9 +36,8 @@ def _over_runs(summaries: Sequence[RunSummary]) -> Table:
     table.add_column("run", style="dim")
     for summary in summaries:
         table.add_column(Text(summary.name), justify="right", overflow="fold")
-    for rows in zip(*map(words.headline, summaries), strict=True):
-        if any(text != words.NOT_YET for _, text in rows):
-            table.add_row(rows[0][0], *(Text(text) for _, text in rows))
+    for rows in zip(*words.headlines(summaries), strict=True):
+        table.add_row(rows[0][0], *(Text(text) for _, text in rows))
     return table
 
 

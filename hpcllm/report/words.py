@@ -129,21 +129,11 @@ def verdict(summary: RunSummary) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
-def headline(summary: RunSummary) -> list[tuple[str, str]]:
-    """The figures of the table over runs, each with its name."""
-    training, plan = summary.training, summary.plan
-    size = _find(summary.compression, "size")
-    return [
-        ("state", standing(summary)),
-        ("cluster", summary.cluster or NOT_YET),
-        ("ranks", str(plan.world_size) if plan else NOT_YET),
-        ("steps", f"{training.last_step} of {training.planned_steps}" if training else NOT_YET),
-        ("training time", quantity(training.total_s if training else None, "s")),
-        ("speed", quantity(training.tokens_per_s if training else None, "tokens/s")),
-        ("validation loss", score(_last(training.validation_loss) if training else None)),
-        *[(task_title(t), score(summary.value("trained", t))) for t in ("perplexity", "bits-per-byte", "bleu")],
-        ("compressed size", ratio(size.ratio if size else None)),
-    ]
+def headlines(summaries: Sequence[RunSummary]) -> list[list[tuple[str, str]]]:
+    """The table over runs: for each run the same (name, figure) pairs, without figures that none of them has."""
+    runs = [_headline(summary) for summary in summaries]
+    kept = [i for i, column in enumerate(zip(*runs, strict=True)) if any(text != NOT_YET for _, text in column)]
+    return [[figures[i] for i in kept] for figures in runs]
 
 
 def elapsed_s(stages: Sequence[StageTime]) -> float | None:
@@ -151,6 +141,22 @@ def elapsed_s(stages: Sequence[StageTime]) -> float | None:
     starts = [stage.start for stage in stages if stage.start is not None]
     ends = [stage.end for stage in stages if stage.end is not None]
     return max(ends) - min(starts) if starts and ends else None
+
+
+def _headline(summary: RunSummary) -> list[tuple[str, str]]:
+    training, plan = summary.training, summary.plan
+    size = _find(summary.compression, "size")
+    return [
+        ("state", standing(summary)),
+        ("cluster", summary.cluster or NOT_YET),
+        ("ranks", str(plan.world_size) if plan else NOT_YET),
+        ("steps", f"{training.last_step}/{training.planned_steps}" if training else NOT_YET),
+        ("training time", quantity(training.total_s if training else None, "s")),
+        ("tokens/s", tokens(training.tokens_per_s) if training and training.tokens_per_s else NOT_YET),
+        ("validation loss", score(_last(training.validation_loss) if training else None)),
+        *[(task_title(t), score(summary.value("trained", t))) for t in ("perplexity", "bits-per-byte", "bleu")],
+        ("compressed size", ratio(size.ratio if size else None)),
+    ]
 
 
 def _progress(summary: RunSummary) -> str:

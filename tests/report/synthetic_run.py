@@ -42,6 +42,11 @@ PLAN = Plan(
     ),
 )  # fmt: skip
 
+SOFTWARE = {
+    "version": "0.1.0", "commit": "0a1b2c3", "dirty": True, "code_sha256": "5f" * 32, "python": "3.11.2",
+    "pip_freeze": ["numpy==2.4.0", "rich==14.0.0", "torch==2.13.0"],
+}  # fmt: skip
+
 STDLIB_TEXT = '(self, size=-1):\n    """Read up to size bytes and return them."""\n    return self.raw.read(size)\n'
 
 
@@ -55,7 +60,7 @@ def new_run(root: Path, job: Job | CommandJob, profile: str = PROFILE) -> Run:
         run.resolved_json, {"format": FORMAT, "profile": frozen.model_dump(**dump), "job": job.model_dump(**dump)}
     )
     write_json(run.plan_json, PLAN.to_json())
-    write_json(run.software_json, {"hpcllm": "0.1.0", "commit": "0a1b2c3", "python": "3.11.2", "torch": "2.13.0"})
+    write_json(run.software_json, SOFTWARE)
     return run
 
 
