@@ -4,7 +4,7 @@
     dist.init_process_group("mpi4py")   # in each rank that mpirun or srun started
 
 Every group has an MPI communicator of its own and one thread that runs blocking MPI calls in the order in which they
-were asked for; mpi4py gives the interpreter free meanwhile. A collective returns a `Work` at once, made from a future
+were asked for; mpi4py gives the interpreter free meanwhile. A collective returns a `Work` at once, with a future
 that the thread fulfils, so that DDP overlaps communication with its backward pass.
 
 **Reductions are ours, not MPI's.** Ranks exchange slices, each adds its slice *in rank order*, and the slices are
@@ -38,7 +38,6 @@ import torch
 import torch.distributed as dist
 from mpi4py import MPI
 from torch import Tensor
-from torch._C._distributed_c10d import _create_work_from_future  # type: ignore[attr-defined]
 from torch.distributed import ReduceOp
 from torch.futures import Future
 
@@ -67,9 +66,9 @@ class MpiProcessGroup(dist.ProcessGroup):
     """A process group over one MPI communicator. Made by `init_process_group("mpi4py")` and `new_group`."""
 
     def __init__(self, comm: MPI.Intracomm) -> None:
-        super().__init__(comm.rank, comm.size)  # type: ignore[call-arg, arg-type]  # the form for subclasses
+        super().__init__(comm.rank, comm.size)  # type: ignore[call-arg]  # the form for subclasses
         self._comm = comm
-        self._asked: queue.Queue[tuple[Callable[[], object], list[Tensor], Future[list[Tensor]]] | None] = queue.Queue()
+        self._asked: queue.Queue[_Collective | None] = queue.Queue()
         self._messages: list[_Message] = []
         self._group_name, self._group_desc = "", ""
         self._start_thread()
@@ -247,11 +246,9 @@ class MpiProcessGroup(dist.ProcessGroup):
 
     def _ask(self, run: Callable[[], object], tensors: list[Tensor]) -> dist.Work:
         """Let the thread run it. The Work is done, or raises in wait(), when the thread has."""
-        _checked(tensors)
-        future: Future[list[Tensor]] = Future()
-        self._asked.put((run, tensors, future))
-        work: dist.Work = _create_work_from_future(future)
-        return work
+        collective = _Collective(run, _checked(tensors))
+        self._asked.put(collective)
+        return collective
 
     def _start_thread(self) -> None:
         threads, started = torch.get_num_threads(), threading.Event()
@@ -264,15 +261,9 @@ class MpiProcessGroup(dist.ProcessGroup):
     def _serve(self, started: threading.Event) -> None:
         torch.set_num_threads(1)  # the other cores are computing
         started.set()
-        while (asked := self._asked.get()) is not None:
-            run, tensors, future = asked
-            try:
-                with torch.inference_mode():
-                    run()
-                future.set_result(tensors)
-            except Exception as error:
-                future.set_exception(error)  # type: ignore[arg-type]
-            del asked, run, tensors, future  # or they would live until the next collective
+        while (collective := self._asked.get()) is not None:
+            collective.start()
+            del collective  # or its tensors would live until the next one
             self._asked.task_done()
 
     def is_busy(self) -> bool:
@@ -327,6 +318,46 @@ class MpiProcessGroup(dist.ProcessGroup):
 
     def getGroupDesc(self) -> str:  # noqa: N802
         return self._group_desc
+
+
+class _Collective(dist.Work):
+    """A collective that was asked for. Its future holds the tensors, or the error."""
+
+    def __init__(self, run: Callable[[], object], tensors: list[Tensor]) -> None:
+        super().__init__()
+        self._error: Exception | None = None
+        self._asked: Future[None] = Future()
+        # Only what a callback raises becomes an error of the future that C++ sees (DDP); set_exception sets a value.
+        self._done = self._asked.then(lambda _: self._run(run, tensors))
+
+    def start(self) -> None:
+        """Run it, in the thread that calls."""
+        self._asked.set_result(None)
+
+    def _run(self, run: Callable[[], object], tensors: list[Tensor]) -> list[Tensor]:
+        try:
+            with torch.inference_mode():
+                run()
+        except Exception as error:
+            self._error = error
+            raise
+        return tensors
+
+    def wait(self, timeout: timedelta | None = None) -> bool:
+        try:
+            self._done.wait()
+        except RuntimeError as error:
+            raise (self._error or error) from None
+        return True
+
+    def get_future(self) -> Future[list[Tensor]]:
+        return self._done
+
+    def is_completed(self) -> bool:
+        return self._done.done()
+
+    def exception(self) -> Exception | None:
+        return self._error
 
 
 class _Message(dist.Work):
@@ -454,8 +485,11 @@ def _joined(tensors: list[Tensor]) -> Tensor:
 
 
 def _spec(tensor: Tensor, counts: list[int] | None = None, starts: list[int] | None = None) -> Spec:
-    """A contiguous tensor as MPI takes it, whole or cut into parts of `counts` elements. MPI sees bytes."""
-    memory = MPI.buffer.fromaddress(tensor.data_ptr(), tensor.nbytes)
+    """A contiguous tensor as MPI takes it, whole or cut into parts of `counts` elements. MPI sees bytes.
+
+    The array keeps the tensor alive while MPI is at it; an address would not.
+    """
+    memory = tensor.detach().view(-1).view(torch.uint8).numpy()
     if counts is None:
         return [memory, MPI.BYTE]
     width = tensor.element_size()
