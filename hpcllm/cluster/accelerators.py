@@ -23,7 +23,7 @@ class Accelerator:
     """What a large 16-bit matmul reached; None where nobody's figure is at hand."""
     memory_bytes_per_s: float
     link_bytes_per_s: float | None
-    """To the other accelerators of the node, one way (NVLink); None where it depends on the node."""
+    """To the other accelerators of the node, one way (NVLink, else PCIe); None where it depends on the node."""
     source: str
     names: tuple[str, ...] = ()
     """What drivers and sites call it too."""
@@ -55,7 +55,8 @@ ACCELERATORS = (
         ("H100-SXM5", "H100-SXM-80GB", "H100-SXM5-80GB", "H100-80GB-HBM3"),
     ),
     Accelerator(
-        "H100-PCIe", 756 * TERA, None, 2.0e12, None, "NVIDIA H100 data sheet (PCIe)", ("H100-PCIe-80GB",),
+        "H100-PCIe", 756 * TERA, None, 2.0e12, 64 * GIGA, "NVIDIA H100 data sheet (PCIe; Gen5 x16)",
+        ("H100-PCIe-80GB",),
     ),
     Accelerator(
         "H200", 989 * TERA, None, 4.8e12, 450 * GIGA, "NVIDIA H200 data sheet (SXM)", ("H200-SXM", "H200-141GB"),

@@ -137,10 +137,10 @@ def _batch_does_not_divide(job: Job, ranks: Ranks) -> Misfit | None:
         reason = f"train.micro_batch: {micro_batch} does not divide a rank's share of the global batch, {share}"
         return Misfit(reason, {"train.micro_batch": best})
     below, above = batch // unit * unit, (batch // unit + 1) * unit
-    worlds = [n for n in range(1, batch // micro_batch + 1) if batch % (n * micro_batch) == 0]
-    near = sorted(sorted(worlds, key=lambda n: abs(n - ranks.world_size))[:2])
+    nodes = [n for n in range(1, _most_nodes(ranks) + 1) if batch % (n * ranks.per_node * micro_batch) == 0]
+    near = sorted(sorted(nodes, key=lambda n: abs(n - ranks.nodes))[:2])
     ways = f"{above}" if below == 0 else f"{below} and {above}"
-    also = f"; {batch} does on {' or '.join(map(str, near))} ranks" if near else ""
+    also = f"; {batch} does on {' or '.join(map(str, near))} nodes" if near else ""
     reason = (
         f"train.global_batch: {batch} does not divide by {ranks.world_size} ranks"
         + (f" × micro-batch {micro_batch}" if micro_batch > 1 else "")
@@ -160,7 +160,7 @@ def _memory_is_short(profile: Profile, job: Job, ranks: Ranks) -> Misfit | None:
     whose = "GPU" if ranks.on_gpus else "rank"
     reason = (
         f"memory: {format_bytes(needs.total)} a {whose} at micro-batch {micro_batch}, "
-        f"{needs.total / needs.capacity:.0%} of {format_bytes(needs.capacity)} (80 % can be used)"
+        f"{needs.total / needs.capacity:.0%} of {format_bytes(needs.capacity)} (80% can be used)"
     )
     return Misfit(reason, _less_memory(profile, job, ranks))
 

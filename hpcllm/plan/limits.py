@@ -34,10 +34,10 @@ def nearest_text(changes: dict[str, Any] | None) -> str:
 def unknown(figures: Figures) -> list[str]:
     """A line for each input that nobody gave, naming the figures that wait for it."""
     waiting: dict[str, list[str]] = {}
-    for name in ("step.compute_s", "communication_s", "step.data_s", "checkpoint.write_s", "goodput"):
+    for name in ("step.compute_s", "communication_s", "step.data_s", "checkpoint.write_s", "job_mtbf_s"):
         for key in missing(figures[name], figures):
             waiting.setdefault(key, []).append(name)
-    return [f"unknown: {', '.join(names)}: {_needs(key, figures)}" for key, names in waiting.items()]
+    return [f"unknown: {', '.join(names)}; {_needs(key, figures)}" for key, names in waiting.items()]
 
 
 def missing(figure: Figure, figures: Figures) -> list[str]:
@@ -54,8 +54,8 @@ def missing(figure: Figure, figures: Figures) -> list[str]:
 def _needs(key: str, figures: Figures) -> str:
     speed = figures["matmul_flops_per_s"]
     if key.endswith("gpus.model") and speed.value is None:
-        return f"{key}: {speed.formula}"
-    return f"needs {key} in the profile"
+        return f"{key} {speed.formula.removeprefix('unknown: ')}"
+    return f"needs {key}"
 
 
 def _memory(ranks: Ranks, figures: Figures) -> tuple[float, str]:
@@ -93,4 +93,9 @@ def _key(path: str) -> str:
 
 
 def _value(path: str, value: Any) -> str:
-    return f"{value:.0f}s" if path.endswith("_s") else str(value)
+    if not path.endswith("_s"):
+        return str(value)
+    for seconds, unit in ((3600, "h"), (60, "m")):
+        if value % seconds == 0:
+            return f"{value // seconds:.0f}{unit}"
+    return f"{value!r}s"

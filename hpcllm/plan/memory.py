@@ -29,13 +29,14 @@ def figures(job: Job, ranks: Ranks, micro_batch: int) -> list[Figure]:
         logits(job, ranks, micro_batch),
         framework(ranks),
     ]
-    return [*terms, total(terms), capacity(ranks)]
+    return [kept_bytes(job, ranks), *terms, total(terms), capacity(ranks)]
 
 
 def of(job: Job, ranks: Ranks, micro_batch: int) -> Memory:
     """The same as a record."""
     found = figures(job, ranks, micro_batch)
-    return Memory(**{figure.name.removeprefix(PREFIX): int(figure.value or 0) for figure in found})
+    values = {figure.name.removeprefix(PREFIX): int(figure.value or 0) for figure in found}
+    return Memory(**{term: values[term] for term in Memory.__annotations__})
 
 
 def fits(job: Job, ranks: Ranks, micro_batch: int) -> bool:
@@ -75,43 +76,61 @@ def optimizer(job: Job) -> Figure:
 
 
 def activations(job: Job, ranks: Ranks, micro_batch: int) -> Figure:
-    """What backward needs of forward: no s × s matrix, since the attention is computed in blocks (flash attention).
-
-    Of a layer and a token: both norms 2h, attention 5h (input, query, key, value, output), feed-forward h + 2f, each of
-    β bytes, and a byte for each of 2h dropped values. With β = 2, f = 4h and dropout that is 34·h.
-    """
-    spec = job.model
-    kept = 8 * spec.width + 2 * spec.feed_forward
-    masks = 2 * spec.width
-    if spec.architecture == "seq2seq":  # an encoder layer, and a decoder layer with cross-attention and its norm
-        kept, masks = 2 * kept + 6 * spec.width, 2 * masks + spec.width
+    """What backward needs of forward. No s × s matrix: the fused attention computes in blocks."""
     return Figure.of(
-        PREFIX + "activations", "bytes", "L·s·b·(β·kept_values + dropout_masks); 34·s·b·h a layer of a bf16 decoder",
+        PREFIX + "activations", "bytes", "L · s · b · kept_bytes",
         {
-            "model.layers": spec.layers,
-            "model.context": spec.context,
+            "model.layers": job.model.layers,
+            "model.context": job.model.context,
             "micro_batch": micro_batch,
-            "bytes_of_an_activation": 2 if in_bf16(job, ranks) else 4,
-            "kept_values": kept,
-            "dropout_masks": masks if spec.dropout else 0,
+            "kept_bytes": kept_bytes(job, ranks).value,
         },
-        lambda layers, s, b, bytes_each, kept, masks: layers * s * b * (bytes_each * kept + masks),
-        "Korthikanti et al. 2022, eq. 2 with flash attention; feed-forward width free; autocast's fp32 norms left out",
+        lambda layers, s, b, kept: layers * s * b * kept,
+        "outside the layers, an embedding's dropout and a last norm keep about as much as a fifth of a layer: left out",
+    )  # fmt: skip
+
+
+def kept_bytes(job: Job, ranks: Ranks) -> Figure:
+    """Bytes that one layer keeps of one token (seq2seq: of a token of each side, in both stacks).
+
+    A norm keeps its input, in fp32. An attention keeps input, query, key, value and output; autocast casts the input
+    twice, for two matmuls. A feed-forward keeps its input and the hidden layer, before and behind a GELU, once for a
+    ReLU. Dropout keeps a byte for each value on GPUs, a value on CPUs.
+    """
+    spec, each = job.model, 2 if in_bf16(job, ranks) else 4
+    cross = spec.architecture == "seq2seq"
+    inputs = {
+        "h": spec.width,
+        "f": spec.feed_forward,
+        "β": each,
+        "norms": 5 if cross else 2,
+        "attention_values": (3 if cross else 1) * (6 if each == 2 else 5),
+        "feed_forwards": 2 if cross else 1,
+        "hidden_values": 2,  # ReLU in two stacks, or both sides of one GELU
+        "dropout_bytes": (1 if ranks.on_gpus else each) if spec.dropout else 0,
+    }
+    return Figure.of(
+        "kept_bytes", "bytes",
+        "norms·4h + β·(attention_values·h + feed_forwards·h + hidden_values·f) + norms·dropout_bytes·h", inputs,
+        lambda h, f, each, norms, attention, blocks, hidden, dropout:
+            norms * 4 * h + each * (attention * h + blocks * h + hidden * f) + norms * dropout * h,
+        "after Korthikanti et al. 2022, eq. 2 (34·h with flash attention): with autocast's fp32 norms 40·h",
     )  # fmt: skip
 
 
 def logits(job: Job, ranks: Ranks, micro_batch: int) -> Figure:
-    """The output and its loss."""
-    bytes_each = 6 if in_bf16(job, ranks) else 8
+    """The output and its loss, at their most: when backward begins, all activations are there too."""
+    in_16_bits = in_bf16(job, ranks)
     return Figure.of(
-        PREFIX + "logits", "bytes", "bytes_of_a_logit·s·b·V: the logits and their fp32 log-probabilities",
+        PREFIX + "logits", "bytes", "(β + 4 + 4 + 4)·s·b·V: logits, fp32 log-probabilities, two fp32 gradients",
         {
-            "bytes_of_a_logit": bytes_each,
+            "β": 2 if in_16_bits else 4,
             "model.context": job.model.context,
             "micro_batch": micro_batch,
             "data.tokenizer.vocabulary": job.data.tokenizer.most_tokens,
         },
-        lambda bytes_each, s, b, vocabulary: bytes_each * s * b * vocabulary,
+        lambda each, s, b, vocabulary: (each + 12) * s * b * vocabulary,
+        "torch's own log-softmax and cross-entropy, unfused; a fused loss keeps 4 to 6 bytes",
     )  # fmt: skip
 
 

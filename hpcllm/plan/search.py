@@ -43,7 +43,7 @@ def _micro_batch(job: Job, micro_batch: int) -> Figure:
     formula = "train.micro_batch" if asked else "largest divisor of global_batch / world_size that fits"
     most = memory.MOST_TOKENS_OF_A_MICRO_BATCH
     note = "" if asked else f"at most {most} tokens; memory is filled to {memory.USABLE_SHARE:.0%} (arXiv:2411.06465)"
-    inputs = {"train.micro_batch": job.train.micro_batch, "train.global_batch": job.train.global_batch}
+    inputs = {"train.micro_batch": micro_batch} if asked else {"train.global_batch": job.train.global_batch}
     return Figure("micro_batch", micro_batch, "", formula, inputs, note)
 
 

@@ -14,6 +14,8 @@ from hpcllm.plan.ranks import Ranks, in_bf16
 EFFICIENCY = 0.5  # of a large matmul's speed that a whole step reaches: an assumption until a run has measured it
 MATMUL_SHARE_OF_PEAK = 0.75  # assumption where no large matmul was measured; measured ones lie between 0.51 and 0.87
 WIRE_SHARE = 0.8  # of a link's rate that a ring all-reduce reaches
+KERNEL_S = 10e-6  # assumption: what eager torch takes to launch an operation
+KERNELS_OF_A_LAYER = {"decoder": 62, "seq2seq": 167}  # counted, forward and backward under autocast without dropout
 BACKWARD_SHARE = 2 / 3  # of the computing: backward is twice the operations of forward
 
 _EFFICIENCY_SOURCE = (
@@ -25,7 +27,8 @@ _EFFICIENCY_SOURCE = (
 def figures(profile: Profile, job: Job, ranks: Ranks, accumulation: int) -> list[Figure]:
     """Every term of the step, the step, and the speeds that follow."""
     speed = matmul_flops_per_s(job, ranks)
-    compute = compute_s(job, ranks, speed)
+    multiply, launch = multiply_s(job, ranks, speed), launch_s(job, ranks, accumulation)
+    compute = compute_s(multiply, launch)
     inside, across = inside_node_s(job, ranks), across_nodes_s(profile, job, ranks)
     communication = communication_s(inside, across)
     exposed = exposed_communication_s(compute, communication, accumulation)
@@ -33,7 +36,7 @@ def figures(profile: Profile, job: Job, ranks: Ranks, accumulation: int) -> list
     step = total_s(compute, exposed, data)
     rate = tokens_per_s(job, step)
     return [
-        speed, compute, inside, across, communication, exposed, data, step,
+        speed, multiply, launch, compute, inside, across, communication, exposed, data, step,
         rate, tokens_per_s_per_gpu(rate, ranks), mfu(job, ranks, rate),
     ]  # fmt: skip
 
@@ -57,10 +60,10 @@ def matmul_flops_per_s(job: Job, ranks: Ranks) -> Figure:
     )  # fmt: skip
 
 
-def compute_s(job: Job, ranks: Ranks, speed: Figure) -> Figure:
-    """Forward and backward of a rank's share of the step."""
+def multiply_s(job: Job, ranks: Ranks, speed: Figure) -> Figure:
+    """The matmuls of a rank's share of the step, forward and backward."""
     return Figure.of(
-        "step.compute_s", "s", "flops_per_token × tokens_per_step / (world_size × efficiency × matmul_flops_per_s)",
+        "multiply_s", "s", "flops_per_token × tokens_per_step / (world_size × efficiency × matmul_flops_per_s)",
         {
             "flops_per_token": counts.flops_per_token(job).value,
             "tokens_per_step": counts.tokens_per_step(job).value,
@@ -73,17 +76,46 @@ def compute_s(job: Job, ranks: Ranks, speed: Figure) -> Figure:
     )  # fmt: skip
 
 
+def launch_s(job: Job, ranks: Ranks, accumulation: int) -> Figure:
+    """The least that launching the kernels takes, however small they are. On CPUs an operation is a call."""
+    if not ranks.on_gpus:
+        return Figure("launch_s", 0.0, "s", "0: no GPU", {})
+    return Figure.of(
+        "launch_s", "s", "gradient_accumulation × layers × kernels_of_a_layer × kernel_s",
+        {
+            "gradient_accumulation": accumulation,
+            "model.layers": job.model.layers,
+            "kernels_of_a_layer": KERNELS_OF_A_LAYER[job.model.architecture],
+            "kernel_s": KERNEL_S,
+        },
+        lambda times, layers, kernels, each: times * layers * kernels * each,
+        "assumption: 10 µs for an operation of eager torch, between 5 and 25",
+    )  # fmt: skip
+
+
+def compute_s(multiply: Figure, launch: Figure) -> Figure:
+    """Computing: as long as the slower of the GPU and the CPU that feeds it."""
+    inputs = {figure.name: figure.value for figure in (multiply, launch)}
+    return Figure.of("step.compute_s", "s", "max(multiply_s, launch_s)", inputs, lambda *parts: max(parts))
+
+
 def inside_node_s(job: Job, ranks: Ranks) -> Figure:
     """All-reduce between the ranks of a node: over NVLink, or through the memory of a CPU node."""
-    key, rate = _link(ranks)
+    name = "communication.inside_node_s"
     inputs = {"ranks_per_node": ranks.per_node, "gradient_bytes": _gradient_bytes(job), "wire_share": WIRE_SHARE}
     if ranks.per_node == 1:
-        return Figure.of("communication.inside_node_s", "s", "one rank a node: none", inputs, lambda *_: 0.0)
+        return Figure.of(name, "s", "one rank a node: none", inputs, lambda *_: 0.0)
+    if ranks.on_gpus:
+        return Figure.of(
+            name, "s", "2(n−1)/n · S / (wire_share · B)", {**inputs, ranks.key("gpus.link"): _link(ranks)},
+            lambda n, size, share, link: 2 * (n - 1) / n * size / (share * link),
+            "ring all-reduce; its latency, microseconds, is left out",
+        )  # fmt: skip
     return Figure.of(
-        "communication.inside_node_s", "s", "2(n−1)/n · S / (wire_share · B)", {**inputs, key: rate},
-        lambda n, size, share, link: 2 * (n - 1) / n * size / (share * link),
-        "ring all-reduce; its latency, microseconds, is left out"
-        + ("" if ranks.on_gpus else "; B is the memory rate / (2 × ranks): every byte is written and read"),
+        name, "s", "2(n−1)/n · S / (wire_share · memory_rate / 2n)",
+        {**inputs, ranks.key("memory_rate"): ranks.node.memory_rate_bytes_per_s},
+        lambda n, size, share, rate: 2 * (n - 1) / n * size / (share * rate / (2 * n)),
+        "ring all-reduce through shared memory: n ranks write and read every byte at once",
     )  # fmt: skip
 
 
@@ -97,7 +129,7 @@ def across_nodes_s(profile: Profile, job: Job, ranks: Ranks) -> Figure:
     note = "" if fabric.latency_s else "; fabric.latency is not known, so latency is left out"
     return Figure.of(
         name, "s", "2(n−1)·α + 2(n−1)/n · S / (wire_share · rails · B)",
-        {**inputs, "fabric.rails": fabric.rails, "fabric.rate": fabric.rate_bytes_per_s, "fabric.latency_s": latency_s},
+        {**inputs, "fabric.rails": fabric.rails, "fabric.rate": fabric.rate_bytes_per_s, "fabric.latency": latency_s},
         lambda n, size, share, rails, rate, alpha: 2 * (n - 1) * (alpha + size / n / (share * rails * rate)),
         f"ring all-reduce, about 80 % of the wire reached{note}",
     )  # fmt: skip
@@ -165,20 +197,17 @@ def tokens_per_s_per_gpu(rate: Figure, ranks: Ranks) -> Figure:
 
 def mfu(job: Job, ranks: Ranks, rate: Figure) -> Figure:
     """Model FLOPs utilization: of the dense 16-bit peak on GPUs, of the measured matmul speed on CPUs."""
+    inputs = {rate.name: rate.value, "flops_per_token": counts.flops_per_token(job).value}
     row = ranks.accelerator
-    key, peak = (_gpu(ranks), row.peak_flops_per_s if row else None) if ranks.on_gpus else (
-        ranks.key("flops"), ranks.node.flops_per_s and ranks.node.flops_per_s / ranks.per_node
-    )  # fmt: skip
+    if ranks.on_gpus:
+        what, inputs["world_size"] = "world_size", ranks.world_size
+        inputs[_gpu(ranks)] = row.peak_flops_per_s if row else None
+    else:
+        what, inputs["nodes"] = "nodes", ranks.nodes
+        inputs[ranks.key("flops")] = ranks.node.flops_per_s
     return Figure.of(
-        "mfu", "", "tokens_per_s × flops_per_token / (world_size × peak)",
-        {
-            rate.name: rate.value,
-            "flops_per_token": counts.flops_per_token(job).value,
-            "world_size": ranks.world_size,
-            key: peak,
-        },
-        lambda tokens, flops, n, peak: tokens * flops / (n * peak),
-        "PaLM (Chowdhery et al. 2022), appendix B",
+        "mfu", "", f"tokens_per_s × flops_per_token / ({what} × peak)", inputs,
+        lambda tokens, flops, n, peak: tokens * flops / (n * peak), "PaLM (Chowdhery et al. 2022), appendix B",
     )  # fmt: skip
 
 
@@ -190,10 +219,7 @@ def _gradient_bytes(job: Job) -> float:
     return 4.0 * job.model.parameters(job.data.tokenizer.most_tokens)
 
 
-def _link(ranks: Ranks) -> tuple[str, float | None]:
-    """Bytes a second between two ranks of a node, one way, and where that is from."""
-    if not ranks.on_gpus or ranks.node.gpus is None:
-        rate = ranks.node.memory_rate_bytes_per_s
-        return ranks.key("memory_rate"), None if rate is None else rate / (2 * ranks.per_node)
-    row = ranks.accelerator
-    return ranks.key("gpus.link"), ranks.node.gpus.link_bytes_per_s or (row.link_bytes_per_s if row else None)
+def _link(ranks: Ranks) -> float | None:
+    """Bytes a second between two GPUs of a node, one way: the profile's word, else the accelerator's."""
+    said = ranks.node.gpus.link_bytes_per_s if ranks.node.gpus else None
+    return said or (ranks.accelerator.link_bytes_per_s if ranks.accelerator else None)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from hpcllm.cluster.profile import Profile
@@ -10,154 +15,165 @@ from hpcllm.plan.limits import missing
 from hpcllm.plan.plan import Figure, Plan
 from hpcllm.units import format_bytes, format_bytes_per_s, format_count, format_flops_per_s, format_seconds
 
-BAR_WIDTH = 48
-LABEL_WIDTH = 12
-# Parts of a bar: field, what a reader calls it, colour.
+Row = tuple[str, Text]
+
+BAR_WIDTH = 66
+TRUST = {
+    "documented": "from the site's pages; no job of ours ran there",
+    "emulated": "its rules ran on a lab, not on the site",
+    "on-site": "jobs ran there",
+    "example": "it stands for many systems, and is none",
+    "detected": "read from this machine just now",
+}
+# Parts of a bar: field, what a reader calls it, how it is drawn, with colour and without.
 MEMORY_PARTS = (
-    ("parameters", "weights", "blue"),
-    ("gradients", "gradients", "cyan"),
-    ("optimizer", "optimizer", "magenta"),
-    ("activations", "activations", "yellow"),
-    ("logits", "logits", "green"),
-    ("framework", "framework", "white"),
+    ("parameters", "weights", "█", "blue"),
+    ("gradients", "gradients", "▓", "cyan"),
+    ("optimizer", "optimizer", "▒", "magenta"),
+    ("activations", "activations", "░", "yellow"),
+    ("logits", "logits", "▚", "green"),
+    ("framework", "framework", "▞", "white"),
 )
 STEP_PARTS = (
-    ("compute_s", "computing", "green"),
-    ("exposed_communication_s", "communicating", "red"),
-    ("data_s", "reading data", "yellow"),
+    ("compute_s", "computing", "█", "green"),
+    ("exposed_communication_s", "waiting", "▓", "red"),
+    ("data_s", "reading", "▒", "yellow"),
 )
-SHADES = "█▓▒░▚▞"  # told apart without colour too
+# How a value is written: by its unit, and for an input of a formula by the ending of its name, the first that matches.
+UNIT_FORMATS = {"bytes": format_bytes, "s": format_seconds, "FLOP/s": format_flops_per_s}
+INPUT_FORMATS: tuple[tuple[tuple[str, ...], Callable[[float], str]], ...] = (
+    ((".rate", ".read", ".write", ".link", ".memory_rate"), format_bytes_per_s),
+    (("bytes", ".memory"), format_bytes),
+    (("flops_per_s", ".flops", ".model"), format_flops_per_s),
+    (("tokens_per_s",), format_count),
+    (("_s", ".time", ".max_time", "_mtbf", ".latency"), format_seconds),
+)
 
 
-def plan_text(plan: Plan, profile: Profile, job: Job, explain: bool) -> Text:
-    """The verdict, as rich Text (`.plain` is the text itself); `explain` adds each figure with its origin."""
-    blocks = [_verdict(plan, profile, job), _trust(profile), Text(), *_body(plan)]
-    if explain:
-        blocks += [Text(), *_explained(plan)]
-    text = Text("\n").join(blocks)
-    text.no_wrap, text.overflow = True, "ignore"
-    return text
-
-
-# ---- the screen ------------------------------------------------------------------------------------------------------
+def plan_text(plan: Plan, profile: Profile, job: Job, explain: bool) -> RenderableType:
+    """The verdict, for a rich console; `explain` adds each figure with its formula, inputs and source."""
+    heading = [_verdict(plan, profile, job), _trust(profile), Text()]
+    explained = [Text(), *_explained(plan)] if explain else []
+    return Group(*heading, _grid(_rows(plan)), *explained)
 
 
 def _verdict(plan: Plan, profile: Profile, job: Job) -> Text:
+    word = (" fits ", "bold green") if plan.fits else (" does not fit ", "bold red")
     where = f"{profile.name}, partition {plan.partition}" if plan.partition else profile.name
-    word = Text.assemble(
-        (job.name, "bold"), (" fits " if plan.fits else " does not fit ", "bold green" if plan.fits else "bold red")
-    )
-    return word.append(f"{where}: {_count(plan.nodes, 'node')}, {_count(plan.world_size, 'rank')}")
+    size = f": {_count(plan.nodes, 'node')}, {_count(plan.world_size, 'rank')}"
+    return Text.assemble((job.name, "bold"), word, where, size)
 
 
 def _trust(profile: Profile) -> Text:
-    meaning = {
-        "documented": "from the site's pages; no job of ours ran there",
-        "emulated": "its rules ran on a lab, not on the site",
-        "on-site": "jobs ran there",
-        "example": "stands for many systems, and is none",
-        "detected": "read from this machine just now",
-    }
-    how = profile.verified.how
-    return Text(f"verified: {how}, {profile.verified.date} ({meaning.get(how, how)})", style="dim")
+    verified = profile.verified
+    return Text(f"verified: {verified.how}, {verified.date} ({TRUST[verified.how]})", style="dim")
 
 
-def _body(plan: Plan) -> list[Text]:
-    lines = [] if plan.fits else [*_limits(plan), Text()]
-    lines += [*_memory(plan), Text(), *_step(plan), Text(), *_rows(plan)]
-    return [*lines, Text(), *_limits(plan)] if plan.fits else lines
+def _grid(rows: Iterator[Row]) -> Table:
+    """Labels beside values; a long value goes on under itself."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column()
+    for label, value in rows:
+        grid.add_row(label, value)
+    return grid
 
 
-def _memory(plan: Plan) -> list[Text]:
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+
+def _rows(plan: Plan) -> Iterator[Row]:
+    limits = Text("\n".join(plan.limits))
+    if not plan.fits:
+        yield "in the way", limits
+        yield "", Text()
+    yield "memory", _memory(plan)
+    yield "", Text()
+    yield "step", _step(plan)
+    yield "", Text()
+    yield "speed", Text(_speed(plan))
+    yield "checkpoint", Text(_checkpoint(plan))
+    yield "time", Text(_time(plan))
+    if cost := _cost(plan):
+        yield "cost", Text(cost)
+    if plan.fits:
+        yield "", Text()
+        yield "limits", limits
+
+
+def _memory(plan: Plan) -> Text:
     memory = plan.memory_per_gpu_bytes
-    parts = [(name, float(getattr(memory, field)), colour) for field, name, colour in MEMORY_PARTS]
-    whose = "a GPU" if plan.gpu_hours is not None or _on_gpus(plan) else "a rank"
-    share = (
-        f"{format_bytes(memory.total)} of {format_bytes(memory.capacity)} {whose}, {memory.total / memory.capacity:.0%}"
-    )
-    return [_row("memory", share), *_bar(parts, max(memory.capacity, memory.total), format_bytes)]
+    share = f"{memory.total / memory.capacity:.0%} of {format_bytes(memory.capacity)} a {_whose(plan)}"
+    parts = [(name, float(getattr(memory, field)), shade, colour) for field, name, shade, colour in MEMORY_PARTS]
+    bar = _bar(parts, max(memory.capacity, memory.total), format_bytes)
+    return Text(f"{format_bytes(memory.total)}, {share}\n").append(bar)
 
 
-def _on_gpus(plan: Plan) -> bool:
-    return any(
-        figure.name == "memory_per_gpu_bytes.framework" and "CUDA context" in figure.inputs for figure in plan.figures
-    )
-
-
-def _step(plan: Plan) -> list[Text]:
+def _step(plan: Plan) -> Text:
     batch = f"micro-batch {plan.micro_batch} × {plan.gradient_accumulation} × {_count(plan.world_size, 'rank')}"
     if plan.step.total_s is None:
-        return [_row("step", f"unknown: {_needs(plan, 'step.total_s')}"), _row("", batch)]
-    parts = [(name, getattr(plan.step, field), colour) for field, name, colour in STEP_PARTS]
-    return [
-        _row("step", f"{format_seconds(plan.step.total_s)}, {batch}"),
-        *_bar(parts, plan.step.total_s, format_seconds),
-    ]
-
-
-def _rows(plan: Plan) -> list[Text]:
-    checkpoint = plan.checkpoint
-    written = "write time unknown" if checkpoint.write_s is None else f"written in {format_seconds(checkpoint.write_s)}"
-    every = f"every {plan.checkpoint_every_steps} steps"
-    if plan.step.total_s is not None:
-        every += f" ({format_seconds(plan.checkpoint_every_steps * plan.step.total_s)})"
-    rows = [
-        _row("speed", _speed(plan)),
-        _row("checkpoint", f"{format_bytes(checkpoint.bytes)}, {written}, {every}"),
-        _row("time", _time(plan)),
-    ]
-    cost = next((figure for figure in plan.figures if figure.name == "cost"), None)
-    if plan.gpu_hours is not None or (cost and cost.value is not None):
-        hours = [] if plan.gpu_hours is None else [f"{_plain(plan.gpu_hours)} GPU hours"]
-        rows.append(_row("cost", ", ".join(hours + ([_value(cost)] if cost and cost.value is not None else []))))
-    return rows
+        return Text(f"{_unknown(plan, 'step.total_s')}\n{batch}")
+    parts = [(name, getattr(plan.step, field), shade, colour) for field, name, shade, colour in STEP_PARTS]
+    bar = _bar(parts, plan.step.total_s, format_seconds)
+    return Text(f"{format_seconds(plan.step.total_s)}, {batch}\n").append(bar)
 
 
 def _speed(plan: Plan) -> str:
     if plan.tokens_per_s is None or plan.tokens_per_s_per_gpu is None:
-        return f"unknown: {_needs(plan, 'tokens_per_s')}"
+        return _unknown(plan, "tokens_per_s")
     mfu = "" if plan.mfu is None else f", {plan.mfu:.0%} MFU"
-    whose = "GPU" if _on_gpus(plan) else "rank"
-    return f"{format_count(plan.tokens_per_s)} tokens/s, {format_count(plan.tokens_per_s_per_gpu)} a {whose}{mfu}"
+    each = f"{format_count(plan.tokens_per_s_per_gpu)} a {_whose(plan)}"
+    return f"{format_count(plan.tokens_per_s)} tokens/s, {each}{mfu}"
+
+
+def _checkpoint(plan: Plan) -> str:
+    size, write_s = format_bytes(plan.checkpoint.bytes), plan.checkpoint.write_s
+    written = "write time unknown" if write_s is None else f"written in {format_seconds(write_s)}"
+    step_s, steps = plan.step.total_s, plan.checkpoint_every_steps
+    interval = "" if step_s is None else f" ({format_seconds(steps * step_s)})"
+    return f"{size}, {written}, every {steps} steps{interval}"
 
 
 def _time(plan: Plan) -> str:
     if plan.total_s is None:
-        return f"unknown: {_needs(plan, 'total_s')}"
+        return _unknown(plan, "total_s")
     jobs = "" if plan.chained_jobs is None or not plan.partition else f" in {_count(plan.chained_jobs, 'job')}"
-    goodput = "" if plan.goodput is None else f", {plan.goodput:.1%} of it training"
+    goodput = "" if plan.goodput is None else f", {plan.goodput:.1%} of it spent on steps"
     return f"{format_seconds(plan.total_s)} of training{jobs}{goodput}"
 
 
-def _limits(plan: Plan) -> list[Text]:
-    heading = "limits" if plan.fits else "in the way"
-    return [_row(heading if i == 0 else "", limit) for i, limit in enumerate(plan.limits)]
+def _cost(plan: Plan) -> str:
+    hours = "" if plan.gpu_hours is None else f"{_plain(plan.gpu_hours)} GPU hours"
+    price = next((figure for figure in plan.figures if figure.name == "cost" and figure.value is not None), None)
+    return ", ".join(part for part in (hours, price and _value(price)) if part)
 
 
 # ---- pieces ----------------------------------------------------------------------------------------------------------
 
 
-def _row(label: str, value: str) -> Text:
-    return Text.assemble((f"{label:<{LABEL_WIDTH}}", "bold"), value)
-
-
-def _bar(parts: list[tuple[str, float, str]], whole: float, shown: object) -> list[Text]:
-    """A bar of its parts, and under it the parts by name, only those that can be seen or said."""
-    bar, legend, filled = Text(" " * LABEL_WIDTH), Text(" " * LABEL_WIDTH), 0
-    total = 0.0
-    for shade, (name, value, colour) in zip(SHADES, parts, strict=False):
+def _bar(parts: list[tuple[str, float, str, str]], whole: float, shown: Callable[[float], str]) -> Text:
+    """A bar of its parts, and under it what each is, three to a line."""
+    bar, total, filled = Text(), 0.0, 0
+    for _, value, shade, colour in parts:
         total += value
         cells = round(BAR_WIDTH * total / whole) - filled
         filled += cells
         bar.append(shade * cells, style=colour)
-        if value / whole >= 0.005:
-            legend.append(shade, style=colour).append(f" {name} {shown(value)}  ")  # type: ignore[operator]
-    return [bar.append("·" * (BAR_WIDTH - filled), style="dim"), legend]
+    bar.append("·" * (BAR_WIDTH - filled), style="dim")
+    for i, (name, value, shade, colour) in enumerate(parts):
+        bar.append("\n" if i % 3 == 0 else " ").append(shade, style=colour).append(f" {name:<11} {shown(value):<8}")
+    return bar
 
 
-def _needs(plan: Plan, name: str) -> str:
+def _whose(plan: Plan) -> str:
+    capacity = next(figure for figure in plan.figures if figure.name == "memory_per_gpu_bytes.capacity")
+    return "GPU" if "GPU" in capacity.formula else "rank"
+
+
+def _unknown(plan: Plan, name: str) -> str:
     figures = {figure.name: figure for figure in plan.figures}
-    return "needs " + ", ".join(missing(figures[name], figures)) if name in figures else "not computed"
+    needs = missing(figures[name], figures)
+    return f"unknown: needs {', '.join(needs)}" if needs else f"unknown: {figures[name].source}"
 
 
 def _count(number: int, noun: str) -> str:
@@ -167,42 +183,35 @@ def _count(number: int, noun: str) -> str:
 # ---- explained -------------------------------------------------------------------------------------------------------
 
 
-def _explained(plan: Plan) -> list[Text]:
+def _explained(plan: Plan) -> Iterator[RenderableType]:
     """Each figure: its value, then formula, inputs and source."""
-    return [line for figure in plan.figures for line in _figure(figure)]
+    for figure in plan.figures:
+        value = (_value(figure), "red" if figure.value is None else "green")
+        yield Text.assemble((figure.name, "bold"), " = ", value)
+        yield Padding(Text("\n").join(_origin(figure)), (0, 0, 0, 4))
 
 
-def _figure(figure: Figure) -> list[Text]:
-    inputs = ", ".join(f"{name} = {_input(name, value)}" for name, value in figure.inputs.items())
-    lines = [
-        Text.assemble((figure.name, "bold"), " = ", (_value(figure), "green" if figure.value is not None else "red"))
-    ]
-    lines.append(Text(f"    {figure.formula}"))
-    lines += [Text(f"    {inputs}", style="dim")] if inputs else []
-    lines += [Text(f"    source: {figure.source}", style="dim")] if figure.source else []
-    return lines
+def _origin(figure: Figure) -> Iterator[Text]:
+    yield Text(figure.formula)
+    inputs = [f"{name} = {_input(name, value)}" for name, value in figure.inputs.items()]
+    if inputs and [figure.formula] != list(figure.inputs):
+        yield Text(", ".join(inputs), style="dim")
+    if figure.source:
+        yield Text(f"source: {figure.source}", style="dim")
 
 
 def _value(figure: Figure) -> str:
     if figure.value is None:
         return "unknown"
-    by_unit = {"bytes": format_bytes, "s": format_seconds, "FLOP/s": format_flops_per_s}
-    shown = by_unit[figure.unit](figure.value) if figure.unit in by_unit else _plain(figure.value)
-    return shown if figure.unit in by_unit else f"{shown} {figure.unit}".rstrip()
+    if figure.unit in UNIT_FORMATS:
+        return UNIT_FORMATS[figure.unit](figure.value)
+    return f"{_plain(figure.value)} {figure.unit}".rstrip()
 
 
 def _input(name: str, value: float | str | None) -> str:
-    if value is None:
-        return "unknown"
-    if isinstance(value, str):
-        return value
-    if name.endswith((".rate", ".read", ".write", ".link", "memory_rate")):
-        return format_bytes_per_s(value)
-    if name.endswith(("bytes", ".memory")) or name.split(".")[0] in ("checkpoint.bytes",):
-        return format_bytes(value)
-    if name.endswith(("flops", "flops_per_s", "gpus.model")):
-        return format_flops_per_s(value)
-    return format_seconds(value) if name.endswith(("_s", ".time", ".max_time", "mtbf")) else _plain(value)
+    if value is None or isinstance(value, str):
+        return value or "unknown"
+    return next((shown for endings, shown in INPUT_FORMATS if name.endswith(endings)), _plain)(value)
 
 
 def _plain(value: float) -> str:
