@@ -1,0 +1,150 @@
+"""What Slurm is asked for, and who wins. Run: pytest tests/derive/test_directives.py."""
+
+import pytest
+from example_clusters import changed, profile_named
+
+from hpcllm.cluster.user import User
+from hpcllm.derive.directives import directives, slurm_time
+from hpcllm.derive.layout import layout
+from hpcllm.errors import UserError
+from hpcllm.job.spec import CommandJob
+from hpcllm.launch.pipeline import COMMAND
+
+NOBODY = User()
+SOMEBODY = User(account="physics", qos="normal")
+
+
+def derived(profile, job, user=SOMEBODY, **options):
+    return {s.name: s for s in directives(profile, job, layout(profile, job, None, COMMAND, **options), user)}
+
+
+def values(profile, job, user=SOMEBODY, **options):
+    return {name: setting.value for name, setting in derived(profile, job, user, **options).items()}
+
+
+def test_they_stand_in_reading_order(a100, command):
+    assert list(derived(a100, changed(command, slurm={"mail": "me@example.org"}))) == [
+        *("job-name", "account", "partition", "qos"),
+        *("nodes", "ntasks-per-node", "cpus-per-task", "gres", "mem"),
+        *("time", "signal"),
+        *("requeue", "open-mode", "mail-user", "mail-type"),
+    ]
+
+
+def test_a_machine_without_scheduler_has_none(command):
+    assert derived(profile_named("local"), changed(command, resources={"nodes": 1})) == {}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "kind", "expected"),
+    [
+        ("gres", None, {"gres": "gpu:4"}),
+        ("gres", "a100", {"gres": "gpu:a100:4"}),
+        ("gpus-per-node", None, {"gpus-per-node": "4"}),
+        ("gpus-per-node", "a100", {"gpus-per-node": "a100:4"}),
+        ("gpus-per-task", None, {"gpus-per-task": "1"}),
+        ("none", "a100", {}),
+    ],
+)
+def test_gpus_are_asked_for_in_the_sites_dialect(a100, command, dialect, kind, expected):
+    site = changed(a100, scheduler={"gpu_request": dialect, "gres_type": kind})
+
+    asked = {name: value for name, value in values(site, command).items() if name.startswith("g")}
+    assert asked == expected
+
+
+@pytest.mark.parametrize(
+    ("request_by", "expected"), [("node", {"mem": "4000M"}), ("cpu", {"mem-per-cpu": "2000M"}), ("none", {})]
+)
+def test_memory_is_asked_for_in_one_way(lab, command, request_by, expected):
+    site = changed(lab, scheduler={"memory_request": request_by})
+
+    asked = {name: value for name, value in values(site, command).items() if name.startswith("mem")}
+    assert asked == expected
+
+
+def test_a_part_of_a_shared_node_asks_for_its_share_of_memory(a100, command):
+    one_gpu = changed(command, resources={"gpus_per_node": 1})
+
+    assert values(a100, one_gpu)["mem"] == f"{480 * 1024 // 4}M"
+    whole = changed(a100, scheduler={"exclusive": True})
+    assert values(whole, one_gpu)["mem"] == f"{480 * 1024}M"
+    assert values(whole, one_gpu)["exclusive"] == ""
+
+
+def test_slurms_cpus_are_threads(h100, command):
+    assert values(h100, command)["cpus-per-task"] == "48"  # 24 cores a rank
+
+
+def test_an_account_comes_from_the_job_then_from_the_person(a100, command):
+    own = changed(command, slurm={"account": "chemistry"})
+
+    assert derived(a100, own)["account"].value == "chemistry"
+    assert derived(a100, own)["account"].key == "job.slurm.account"
+    assert derived(a100, command)["account"].key == "user.account"
+
+
+def test_a_qos_comes_from_the_job_then_the_person_then_the_partition(a100, command):
+    short = changed(command, slurm={"partition": "gpu-debug"}, resources={"time": "10m"})
+
+    assert values(a100, changed(short, slurm={"qos": "own"}))["qos"] == "own"
+    assert values(a100, short)["qos"] == "normal"
+    assert values(a100, short, User(account="physics"))["qos"] == "debug"
+
+
+def test_a_missing_account_says_where_to_give_one(a100, command):
+    with pytest.raises(UserError, match=r"ib-lustre-a100 refuses a job without one; give --account"):
+        derived(a100, command, NOBODY)
+
+
+def test_the_jobs_own_directives_win_over_the_sites_over_the_derived(lab, command):
+    site = changed(lab, scheduler={"directives": {"constraint": "fast", "nice": "5"}})
+    job = changed(command, slurm={"directives": {"nice": "9", "time": "00:20:00", "reservation": "course"}})
+
+    found = derived(site, job)
+
+    assert found["constraint"].key == "scheduler.directives.constraint"
+    assert found["nice"].value == "9"
+    assert found["time"].key == "job.slurm.directives.time"
+    assert "replaces --time=01:00:00" in found["time"].reason
+    assert list(found)[-3:] == ["nice", "time", "reservation"]
+
+
+def test_a_directive_replaces_what_says_the_same_in_another_word(a100, command):
+    job = changed(command, slurm={"directives": {"mem-per-cpu": "1G", "gpus-per-node": "1", "no-requeue": ""}})
+
+    found = derived(a100, job)
+
+    assert not {"mem", "gres", "requeue"} & set(found)
+    assert "replaces --mem=491520M" in found["mem-per-cpu"].reason
+
+
+def test_a_job_that_may_not_start_again_says_so(lab, h100, command):
+    assert "requeue" in derived(lab, command)
+    assert derived(lab, changed(command, slurm={"max_requeues": 0}))["no-requeue"].key == "job.slurm.max_requeues"
+    assert derived(h100, command)["no-requeue"].key == "scheduler.requeue"
+
+
+def test_the_warning_goes_to_the_batch_shell(lab, command):
+    assert values(lab, command)["signal"] == "B:USR2@120"
+    assert values(lab, changed(command, resources={"time": "1m"}))["signal"] == "B:USR2@15"
+
+
+def test_more_ranks_than_cores_are_committed(lab, command):
+    many = changed(command, resources={"ranks_per_node": 4})
+
+    assert "overcommit" in values(lab, many, oversubscribe=True)
+    assert "overcommit" not in values(lab, command)
+
+
+def test_a_name_is_one_word_in_the_queue(lab):
+    job = CommandJob(name="my run\n#SBATCH --partition=urgent", command=("true",))
+
+    assert values(lab, job)["job-name"] == "my-run-SBATCH---partition-urgent"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"), [(90, "00:01:30"), (59.2, "00:01:00"), (5400, "01:30:00"), (90000, "1-01:00:00")]
+)
+def test_times_are_written_as_slurm_reads_them(seconds, written):
+    assert slurm_time(seconds) == written
