@@ -11,7 +11,7 @@ import glob
 import importlib.util
 import os
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -40,7 +40,9 @@ def find_files(patterns: Sequence[str], exclude: Sequence[str] = ()) -> list[Sou
     found: dict[str, SourceFile] = {}
     for pattern in patterns:
         located = _locate(pattern)
-        files = [file for file in located.files() if not any(out.matches(file.path) for out in left_out)]
+        names = [name for name in located.names() if not any(out.matches(os.path.join(located.root, name)) for out in left_out)]
+        paths = {name: Path(located.root, name) for name in names}
+        files = [SourceFile(n, path, path.stat().st_size, located.own) for n, path in paths.items() if path.is_file()]
         if not files:
             raise UserError(f"data: {pattern}: matches no file in {located.root}; correct the path or its exclude")
         for file in files:
@@ -50,40 +52,35 @@ def find_files(patterns: Sequence[str], exclude: Sequence[str] = ()) -> list[Sou
 
 @dataclass(frozen=True)
 class _Location:
-    """A pattern with its root made absolute."""
+    """A pattern below a folder. Names are kept as text: there may be a million, and few of them are wanted."""
 
-    root: Path
+    root: str
     glob: str
     own: bool
 
-    def files(self) -> list[SourceFile]:
-        names = glob.iglob(self.glob, root_dir=self.root, recursive=True)
-        paths = [(name, self.root / name) for name in names]
-        return [
-            SourceFile(Path(name).as_posix(), path, path.stat().st_size, self.own)
-            for name, path in paths
-            if path.is_file()
-        ]
+    def names(self) -> Iterator[str]:
+        return glob.iglob(self.glob, root_dir=self.root, recursive=True)
 
-    def matches(self, path: Path) -> bool:
-        return path.is_relative_to(self.root) and _match(path.relative_to(self.root).parts, tuple(self.glob.split("/")))
+    def matches(self, path: str) -> bool:
+        inside = path.removeprefix(self.root.rstrip("/") + "/")
+        return inside != path and _match(inside.split("/"), self.glob.split("/"))
 
 
 def _locate(pattern: str) -> _Location:
     scheme, colon, rest = pattern.partition(":")
     if colon and scheme == "stdlib":
-        return _Location(Path(sysconfig.get_path("stdlib")), rest, own=False)
+        return _Location(sysconfig.get_path("stdlib"), rest, own=False)
     if colon and scheme == "package":
         name, _, inside = rest.partition("/")
         return _Location(_package_folder(name, pattern), inside, own=False)
     path = Path(pattern).expanduser().absolute()
     if path.exists():  # a name may hold [ or * itself
-        return _Location(path.parent, glob.escape(path.name), own=True)
+        return _Location(str(path.parent), glob.escape(path.name), own=True)
     fixed = next((i for i, part in enumerate(path.parts) if glob.has_magic(part)), len(path.parts) - 1)
-    return _Location(Path(*path.parts[:fixed]), "/".join(path.parts[fixed:]), own=True)
+    return _Location(str(Path(*path.parts[:fixed])), "/".join(path.parts[fixed:]), own=True)
 
 
-def _package_folder(name: str, pattern: str) -> Path:
+def _package_folder(name: str, pattern: str) -> str:
     # The finder would import the parents of a dotted name.
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
@@ -91,10 +88,10 @@ def _package_folder(name: str, pattern: str) -> Path:
             f"data: {pattern}: the Python package {name!r} is not installed; "
             "pip install 'hpcllm[demo]' brings the packages of the shipped jobs"
         )
-    return Path(next(iter(spec.submodule_search_locations)))
+    return next(iter(spec.submodule_search_locations))
 
 
-def _match(names: tuple[str, ...], globs: tuple[str, ...]) -> bool:
+def _match(names: Sequence[str], globs: Sequence[str]) -> bool:
     """Whether the parts of a path match those of a glob; `**` stands for any number of folders."""
     if not globs:
         return not names

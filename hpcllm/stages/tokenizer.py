@@ -20,9 +20,11 @@ _MEASURED_TEXTS = 200  # to say how many bytes a token stands for
 def main(run: Run, stage: Stage, world: World) -> None:
     """Write data/tokenizer.json. Raises UserError when there is nothing to train on."""
     data = frozen_job(run).data
-    progress = ProgressLines(stage.name, _count(data), quiet=world.rank > 0)
+    total = _count(data)
+    progress = ProgressLines(stage.name, total, quiet=world.rank > 0)
     tokenizer = Tokenizer.learn(data.tokenizer, _texts(data, progress))
     tokenizer.save(run.tokenizer_json)
+    progress(total, "learned")
     print(
         f"{stage.id}: {data.tokenizer.kind}, vocabulary {tokenizer.vocabulary_size}, "
         f"{_bytes_per_token(data, tokenizer):.2f} bytes per token",
@@ -42,7 +44,7 @@ def _count(data: Data) -> int:
 def _texts(data: Data, progress: ProgressLines | None = None) -> Iterator[str]:
     """Every text of the training part; both sides of a pair, because they share one vocabulary."""
     texts = _of_pairs(data) if data.pairs else _of_documents(data)
-    for number, of_one in enumerate(texts, start=1):
+    for number, of_one in enumerate(texts):
         if progress:
             progress(number, "read")
         yield from of_one
