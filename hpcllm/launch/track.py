@@ -1,13 +1,207 @@
-"""What became of each stage. (First: where its logs are.)"""
+"""What became of each stage: one question to Slurm, and the records that the stages themselves wrote."""
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import socket
+import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from hpcllm.run_directory import Run
+from hpcllm.errors import HpcllmError
+from hpcllm.job.spec import frozen_any_job
+from hpcllm.launch.pipeline import Stage, find_stage, stages
+from hpcllm.launch.slurm import SlurmJob, State, query, slurm
+from hpcllm.progress import Progress
+from hpcllm.run_directory import Run, read_json
+
+STALE_AFTER_S = 60.0  # without a heartbeat of a stage on another host (parallel/stage.py beats every 10 s)
+TAIL_BYTES = 16_384
+
+ALIVE: tuple[State, ...] = ("waiting", "pending", "running")
+
+_ADVICE: dict[State, str] = {
+    "failed": "read hpcllm logs RUN STAGE, mend it, then hpcllm submit RUN",
+    "interrupted": "hpcllm submit RUN goes on where it stopped",
+    "cancelled": "hpcllm submit RUN goes on where it stopped",
+    "preempted": "hpcllm submit RUN goes on where it stopped",
+    "timeout": "it had no time to save: render with a longer resources.time, or save more often",
+    "out of memory": "render with a smaller train.micro_batch, or on more nodes",
+    "node failure": "hpcllm submit RUN goes on; slurm.directives: {exclude: NODE} leaves a bad node out",
+}
+_MEMORY_WORDS = re.compile(r"oom[-_ ]kill|out of memory|exceeded .*memory limit", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """One stage, now."""
+
+    stage: str
+    job_id: str | None
+    """Slurm's id of its latest job."""
+    state: State
+    since: float | None
+    """When that state began, in seconds since 1970."""
+    elapsed_s: float | None
+    """How long it has run, or ran."""
+    nodes: str
+    progress: str
+    """How far it is, while it runs: `120/1000 loss 3.21`."""
+    reason: str
+    advice: str
+    """What to do, where something is to be done."""
+
+
+def status(run: Run) -> list[StageStatus]:
+    """Every stage in order, by one batched query of the scheduler. Raises HpcllmError for a damaged run directory."""
+    job_ids = {name: ids[-1] for name, ids in submitted(run).items() if ids}
+    known = query(list(job_ids.values())) if job_ids else {}
+    found: dict[str, StageStatus] = {}
+    for stage in stages(frozen_any_job(run)):
+        blocked = any(found[name].state != "done" for name in stage.after)
+        found[stage.name] = _status_of(run, stage, job_ids.get(stage.name), known, blocked)
+    return list(found.values())
+
+
+def submitted(run: Run) -> dict[str, list[str]]:
+    """The Slurm job ids of each stage, oldest first (jobs.json)."""
+    jobs: dict[str, list[str]] = read_json(run.jobs_json) if run.jobs_json.exists() else {}
+    return jobs
+
+
+def cancel(run: Run) -> str:
+    """Cancel what is queued or running, or tell the stage in another shell's foreground to save. Says what it did."""
+    alive = [found for found in status(run) if found.state in ALIVE]
+    job_ids = [found.job_id for found in alive if found.job_id]
+    if job_ids:
+        done = slurm(["scancel", *job_ids])
+        if done.returncode:
+            raise HpcllmError(f"scancel: {done.stderr.strip()}")
+    here = [found for found in alive if not found.job_id and found.state == "running" and _tell_to_stop(run, found)]
+    names = ", ".join(found.stage for found in alive if found.job_id) or ", ".join(found.stage for found in here)
+    return f"cancelled {names}" if names else "nothing of this run is queued or running here"
+
+
+def logs(run: Run, stage_name: str | None = None) -> str:
+    """The latest log of a stage; left out, of the one that said something last. What Slurm said stands behind it."""
+    job = frozen_any_job(run)
+    stage_ids = [find_stage(job, stage_name).id] if stage_name else [stage.id for stage in stages(job)]
+    found = [path for stage_id in stage_ids for path in log_files(run, stage_id)[-1:]]
+    spoken = [path for path in map(run.slurm_log, stage_ids) if path.exists() and path.stat().st_size]
+    if not found and not spoken:
+        raise HpcllmError(f"{run.logs}: no log of {stage_name or 'any stage'} yet; hpcllm status {run.root} says why")
+    latest = max(found or spoken, key=lambda path: path.stat().st_mtime)
+    slurm_said = run.slurm_log(latest.name.split(".")[0])
+    paths = [latest, *([slurm_said] if slurm_said in spoken and slurm_said != latest else [])]
+    return "".join(f"==> {path}\n{path.read_text(encoding='utf-8', errors='replace')}" for path in paths)
 
 
 def log_files(run: Run, stage_id: str) -> list[Path]:
     """The logs of a stage's attempts, oldest first."""
     found = [path for path in run.logs.glob(f"{stage_id}.*.log") if path.name.split(".")[-2].isdecimal()]
     return sorted(found, key=lambda path: int(path.name.split(".")[-2]))
+
+
+# ---- one stage -------------------------------------------------------------------------------------------------------
+
+
+def _status_of(run: Run, stage: Stage, job_id: str | None, known: dict[str, SlurmJob], blocked: bool) -> StageStatus:
+    record = _record(run, stage)
+    job = known.get(job_id or "")
+    if job and not _is_newer(record, job):
+        return _by_slurm(run, stage, job, record, blocked)
+    if record:
+        return _by_record(run, stage, job_id, record)
+    state: State = "waiting" if blocked or not job_id else "pending"
+    return StageStatus(stage.name, job_id, state, None, None, "", "", "" if job_id else "not submitted", "")
+
+
+def _is_newer(record: dict[str, Any], job: SlurmJob) -> bool:
+    """Whether the stage ran since that job ended, in the foreground or by a script submitted by hand."""
+    return bool(record and record["job_id"] != job.job_id and job.end_s is not None and record["start"] > job.end_s)
+
+
+def _by_slurm(run: Run, stage: Stage, job: SlurmJob, record: dict[str, Any], blocked: bool) -> StageStatus:
+    state = job.state
+    if state == "pending" and blocked:
+        state = "waiting"
+    if state == "failed" and job.exit_code == 75:
+        state = "interrupted"
+    if state == "failed" and _MEMORY_WORDS.search(_tail(run.slurm_log(stage.id)) + _last_words(run, stage)):
+        state = "out of memory"
+    end_s = time.time() if state == "running" else job.end_s
+    elapsed_s = end_s - job.start_s if end_s is not None and job.start_s is not None else None
+    said = record.get("message", "") if record.get("job_id") == job.job_id and state not in ALIVE else ""
+    reason = (
+        "" if state == "done" else said or ("" if job.reason == "Dependency" and state == "waiting" else job.reason)
+    )
+    since = job.start_s if state == "running" else job.end_s
+    return _filled(run, stage, job.job_id, state, since, elapsed_s, job.nodes, reason)
+
+
+def _by_record(run: Run, stage: Stage, job_id: str | None, record: dict[str, Any]) -> StageStatus:
+    state: State = record["outcome"]
+    reason = record["message"]
+    if state == "running" and not _lives(run, stage, record):
+        state, reason = "failed", f"killed on {record['host']} without a word"
+    end_s = record["end"] or (time.time() if state == "running" else run.state_json(stage.id).stat().st_mtime)
+    since = record["start"] if state == "running" else end_s
+    nodes = ",".join(record["hosts"])
+    return _filled(run, stage, record["job_id"] or job_id, state, since, end_s - record["start"], nodes, reason)
+
+
+def _filled(
+    run: Run, stage: Stage, job_id: str | None, state: State, since: float | None, elapsed_s: float | None, nodes: str,
+    reason: str,
+) -> StageStatus:  # fmt: skip
+    progress = _progress(run, stage) if state == "running" else ""
+    advice = _ADVICE.get(state, "").replace("RUN", str(run.root)).replace("STAGE", stage.name)
+    return StageStatus(stage.name, job_id, state, since, elapsed_s, nodes, progress, reason, advice)
+
+
+def _record(run: Run, stage: Stage) -> dict[str, Any]:
+    path = run.state_json(stage.id)
+    record: dict[str, Any] = read_json(path) if path.exists() else {}
+    return record
+
+
+def _lives(run: Run, stage: Stage, record: dict[str, Any]) -> bool:
+    if record["host"] != socket.gethostname():
+        return time.time() - run.state_json(stage.id).stat().st_mtime < STALE_AFTER_S
+    try:
+        os.kill(record["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _tell_to_stop(run: Run, found: StageStatus) -> bool:
+    record = _record(run, find_stage(frozen_any_job(run), found.stage))
+    if record["host"] != socket.gethostname():
+        return False
+    os.kill(record["pid"], signal.SIGTERM)
+    return True
+
+
+def _progress(run: Run, stage: Stage) -> str:
+    lines = _last_words(run, stage).splitlines()
+    found = next((progress for line in reversed(lines) if (progress := Progress.parse(line))), None)
+    return f"{found.done}/{found.total} {found.text}".strip() if found else ""
+
+
+def _last_words(run: Run, stage: Stage) -> str:
+    paths = log_files(run, stage.id)
+    return _tail(paths[-1]) if paths else ""
+
+
+def _tail(path: Path) -> str:
+    if not path.exists():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        return file.read().decode("utf-8", errors="replace")
