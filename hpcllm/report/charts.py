@@ -89,9 +89,10 @@ def line_chart(
     More points than pixels become the mean of each pixel column, in a band from its lowest to its highest value.
     """
     drawn = [line for line in lines if line.points]
+    right = 24 + CHARACTER * max(len(line.name) for line in drawn)
     xs = [x for line in drawn for x, _ in line.points]
     ys = [y for line in drawn for _, y in line.points]
-    x = Scale(min(xs), max(xs), 46, width - 84)
+    x = Scale(min(xs), max(xs), 46, width - right)
     x = _logarithmic(x) if _falls_early(drawn[0].points) else x
     y = Scale(0 if from_zero else min(ys), max(ys) if max(ys) > min(ys) else min(ys) + 1, height - 42, 26)
     parts = [
@@ -105,12 +106,11 @@ def line_chart(
     return _svg(title, width, height, parts)
 
 
-def dot_chart(title: str, dots: Sequence[Dot], width: int) -> Markup:
-    """Results of one measure, a row each, on one axis from zero; on a logarithmic one where they span more than 50×."""
+def dot_chart(title: str, dots: Sequence[Dot], width: int, log: bool = False) -> Markup:
+    """Results of one measure, a row each, on one axis from zero, or on a logarithmic one (for positive results)."""
     left, row = 12 + CHARACTER * max(len(dot.name) for dot in dots), 26
     right = 16 + CHARACTER * max(len(dot.label) for dot in dots)
     low, high = min(dot.value for dot in dots), max(dot.value for dot in dots)
-    log = low > 0 and high / low > 50
     x = Scale(low / 1.5 if log else min(0, low), high, left, width - right, log)
     parts = []
     for i, dot in enumerate(dots):
@@ -190,7 +190,7 @@ def _end_labels(lines: Sequence[Line], x: Scale, y: Scale, value_format: Format)
     for line in last:
         wanted = y(line.points[-1][1])
         levels.append(max(wanted, levels[-1] + 32) if levels else wanted)
-    spill = max(0.0, levels[-1] + 14 - y.start)
+    spill = max(0.0, levels[-1] + 14 - y.start - 20)
     parts = []
     for line, level in zip(last, levels, strict=True):
         value = value_format(line.points[-1][1])

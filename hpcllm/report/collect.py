@@ -49,6 +49,7 @@ def collect(run: Run) -> RunSummary:
         verified=f"{profile.verified.how}, {profile.verified.date}" if profile else "",
         command=job.command if isinstance(job, CommandJob) else (),
         architecture=_architecture(job) if isinstance(job, Job) else "",
+        data=job.data.model_dump_json() if isinstance(job, Job) else "",
         language=_language(job) if isinstance(job, Job) else "",
         plan=plan,
         training=training,

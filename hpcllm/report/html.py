@@ -25,6 +25,8 @@ from hpcllm.units import format_count, format_seconds
 
 SCORED = ("bits-per-byte", "bleu", "perplexity")  # the results that have a chart, in this order
 
+MOST_CURVES = 6  # in one chart that can still be read
+
 WIDE, NARROW = 860, 356  # CSS pixels; the style shows one of the two
 
 Chart = Callable[[int], Markup]
@@ -37,10 +39,14 @@ def write(runs: Sequence[Run], path: Path) -> None:
 
 def page(summaries: Sequence[RunSummary]) -> str:
     """The report as HTML text."""
-    return (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(summaries=summaries, title=_title(summaries), version=__version__, now=time.time())
+    template = _environment().get_template("report.html.jinja")
+    return template.render(
+        summaries=summaries,
+        labels=words.labels(summaries),
+        rows=words.headlines(summaries),
+        side_by_side=_side_by_side(summaries),
+        version=__version__,
+        now=time.time(),
     )
 
 
@@ -53,14 +59,15 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"quantity": words.quantity, "score": words.score, "ratio": words.ratio}
-    environment.filters |= {"moment": words.moment, "model": words.model_name, "task": words.task_title}
-    environment.globals |= {"verdict": words.verdict, "headlines": words.headlines, "charts": run_charts}
+    environment.filters |= {
+        "result": words.result,
+        "moment": words.moment,
+        "model": words.model_name,
+        "task": words.task_title,
+    }
+    environment.globals |= {"verdict": words.verdict, "scores": words.scores, "charts": run_charts}
     environment.globals |= {"shares": _shares, "facts": _facts}
     return environment
-
-
-def _title(summaries: Sequence[RunSummary]) -> str:
-    return summaries[0].name if len(summaries) == 1 else " · ".join(summary.name for summary in summaries)
 
 
 def run_charts(summary: RunSummary) -> Mapping[str, Any]:
@@ -75,6 +82,21 @@ def run_charts(summary: RunSummary) -> Mapping[str, Any]:
         "scores": [(task, _twice(partial(_score_chart, summary, task))) for task in scored],
         "gantt": _twice(partial(charts.gantt, "the stages over time", timed)) if timed else None,
     }
+
+
+def _side_by_side(summaries: Sequence[RunSummary]) -> list[Markup]:
+    """Validation losses in one chart for each group of runs that learned from the same data."""
+    groups: dict[str, list[Line]] = {}
+    for summary, label in zip(summaries, words.labels(summaries), strict=True):
+        if summary.data and summary.training and summary.training.validation_loss:
+            lines = groups.setdefault(summary.data, [])
+            lines.append(Line(label, summary.training.validation_loss, f"curve-{len(lines)}", dots=True))
+    title, unit = "validation loss of each run", "validation loss, nats per token"
+    return [
+        _twice(partial(charts.line_chart, title, lines, unit, value_format="{:.3f}".format))
+        for lines in groups.values()
+        if 1 < len(lines) <= MOST_CURVES
+    ]
 
 
 def _twice(chart: Chart) -> Markup:
@@ -105,13 +127,13 @@ def _score_chart(summary: RunSummary, task: str, width: int) -> Markup:
         Dot(
             words.model_name(e.model),
             e.value,
-            words.score(e.value),
+            words.score(e.value, task),
             "yardstick" if e.model in words.YARDSTICKS else e.model,
         )
         for e in words.scores(summary, task)
         if e.value is not None
     ]
-    return charts.dot_chart(f"{words.task_title(task)} of each model", dots, width)
+    return charts.dot_chart(f"{words.task_title(task)} of each model", dots, width, log=task == "perplexity")
 
 
 def _bar(stage: StageTime) -> Bar:

@@ -141,6 +141,8 @@ class RunSummary:
     """Of a run of somebody's own program; empty for the pipeline."""
     architecture: str
     """One line: kind, layers, width, parameters. Empty for a command."""
+    data: str
+    """What it learned from, as JSON: losses of runs are comparable where this is the same. Empty for a command."""
     language: str
     """Language tag of what the model writes (zh-CN); empty when the job does not say."""
     plan: Plan | None

@@ -22,8 +22,9 @@ RUNS_BESIDE = 4  # columns that fit a terminal
 def report_text(runs: Sequence[Run]) -> RenderableType:
     """The figures of these runs side by side, then each run's verdict and the plan beside what was measured."""
     summaries = [collect(run) for run in runs]
+    labelled = zip(summaries, words.labels(summaries), strict=True)
     groups = [summaries[i : i + RUNS_BESIDE] for i in range(0, len(summaries), RUNS_BESIDE)]
-    return Group(*map(_over_runs, groups), *(part for summary in summaries for part in _one_run(summary)))
+    return Group(*map(_over_runs, groups), *(part for summary, label in labelled for part in _one_run(summary, label)))
 
 
 def summary_json(runs: Sequence[Run]) -> dict[str, Any]:
@@ -34,18 +35,18 @@ def summary_json(runs: Sequence[Run]) -> dict[str, Any]:
 def _over_runs(summaries: Sequence[RunSummary]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("run", style="dim")
-    for summary in summaries:
-        table.add_column(Text(summary.name), justify="right", overflow="fold")
+    for label in words.labels(summaries):
+        table.add_column(Text(label), justify="right", overflow="fold")
     for rows in zip(*words.headlines(summaries), strict=True):
         table.add_row(rows[0][0], *(Text(text) for _, text in rows))
     return table
 
 
-def _one_run(summary: RunSummary) -> list[RenderableType]:
-    verdict = Text(f"\n{summary.name}: ", style="bold") + Text(" ".join(words.verdict(summary)), style="not bold")
+def _one_run(summary: RunSummary, label: str) -> list[RenderableType]:
+    verdict = Text(f"\n{label}: ", style="bold") + Text(" ".join(words.verdict(summary)), style="not bold")
     warnings = [Text(f"warning: {warning}", style="yellow") for warning in summary.warnings]
     tables = (
-        _comparison("predicted", "measured", summary.predictions),
+        _comparison("predicted", "measured", summary.predictions if summary.training else ()),
         _comparison("trained", "compressed", summary.compression),
     )
     return [verdict, *warnings, *(table for table in tables if table.row_count)]

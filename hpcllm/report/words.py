@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import PurePath
 from typing import Literal
 
 from hpcllm.report.summary import Comparison, Evaluation, RunSummary, StageTime
@@ -21,11 +22,13 @@ class Task:
 
     title: str
     better: Literal["lower", "higher"]
+    digits: int | None = None
+    """Behind the point, where the field has a custom."""
 
 
 TASKS: Mapping[str, Task] = {
-    "bits-per-byte": Task("bits per byte", "lower"),
-    "bleu": Task("BLEU", "higher"),
+    "bits-per-byte": Task("bits per byte", "lower", digits=3),
+    "bleu": Task("BLEU", "higher", digits=1),
     "perplexity": Task("perplexity", "lower"),
     "size": Task("size", "lower"),
     "decoding-speed": Task("decoding speed", "higher"),
@@ -63,14 +66,20 @@ def tokens(count: float) -> str:
     return f"{count:,.0f}" if 100 <= count < 1e5 else format_count(count)
 
 
-def score(value: float | None) -> str:
-    """A result without its unit, to as many digits as mean something: 2.1234 -> `2.123`, 14.32 -> `14.3`."""
+def score(value: float | None, task: str = "") -> str:
+    """A result without its unit, to as many digits as mean something: 2.1234 -> `2.123`, BLEU 14.32 -> `14.3`."""
     if value is None:
         return NOT_YET
-    if value and abs(value) < 0.01:
-        return f"{value:.1e}"
-    digits = 3 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
+    digits = TASKS[task].digits if task in TASKS else None
+    if digits is None:
+        digits = 3 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
     return f"{value:,.{digits}f}"
+
+
+def result(value: float | None, task: str, unit: str) -> str:
+    """A result with its unit, as its task is customarily written."""
+    is_customary = task in TASKS and TASKS[task].digits is not None
+    return score(value, task) if is_customary else quantity(value, unit)
 
 
 def ratio(value: float | None) -> str:
@@ -129,6 +138,13 @@ def verdict(summary: RunSummary) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
+def labels(summaries: Sequence[RunSummary]) -> list[str]:
+    """What to call each run: its job's name, and its directory where two jobs have the same."""
+    names = [summary.name for summary in summaries]
+    places = [PurePath(summary.path).name for summary in summaries]
+    return [name if names.count(name) == 1 else f"{name} in {place}" for name, place in zip(names, places, strict=True)]
+
+
 def headlines(summaries: Sequence[RunSummary]) -> list[list[tuple[str, str]]]:
     """The table over runs: for each run the same (name, figure) pairs, without figures that none of them has."""
     runs = [_headline(summary) for summary in summaries]
@@ -154,7 +170,7 @@ def _headline(summary: RunSummary) -> list[tuple[str, str]]:
         ("training time", quantity(training.total_s if training else None, "s")),
         ("tokens/s", tokens(training.tokens_per_s) if training and training.tokens_per_s else NOT_YET),
         ("validation loss", score(_last(training.validation_loss) if training else None)),
-        *[(task_title(t), score(summary.value("trained", t))) for t in ("perplexity", "bits-per-byte", "bleu")],
+        *[(task_title(t), score(summary.value("trained", t), t)) for t in ("perplexity", "bits-per-byte", "bleu")],
         ("compressed size", ratio(size.ratio if size else None)),
     ]
 
@@ -176,24 +192,29 @@ def _progress(summary: RunSummary) -> str:
 
 def _quality(summary: RunSummary) -> str:
     task = main_task(summary)
-    if task is None:
+    found = {e.model: e for e in scores(summary, task)} if task else {}
+    if task is None or (own := found["trained"]).value is None:
         return ""
-    value, worded = summary.value("trained", task), TASKS[task]
-    sign = 1 if worded.better == "higher" else -1
     beaten: list[str] = []
     unbeaten: list[str] = []
-    for yardstick in YARDSTICKS:
-        other = summary.value(yardstick, task)
-        if other is not None and value is not None:
-            is_beaten = sign * value > sign * other
-            (beaten if is_beaten else unbeaten).append(f"{_THE[yardstick]} ({score(other)})")
+    for yardstick in (found[name] for name in YARDSTICKS if name in found):
+        said = f"{_THE[yardstick.model]} ({score(yardstick.value, task)})"
+        (beaten if _is_better(task, own, yardstick) else unbeaten).append(said)
     parts = [f"better than {' and '.join(beaten)}"] if beaten else []
-    parts += [f"not yet better than {' and '.join(unbeaten)}"] if unbeaten else []
-    return f"On held-out text it reaches {_scored(task, value)}" + (f": {', '.join(parts)}." if parts else ".")
+    parts += [f"not better than {' and '.join(unbeaten)}"] if unbeaten else []
+    where = f" ({own.computed_on})" if own.computed_on else ""
+    return f"It reaches {_scored(task, own.value)}{where}" + "".join(f", {part}" for part in parts) + "."
+
+
+def _is_better(task: str, own: Evaluation, other: Evaluation) -> bool:
+    assert own.value is not None
+    assert other.value is not None
+    return own.value > other.value if TASKS[task].better == "higher" else own.value < other.value
 
 
 def _scored(task: str, value: float | None) -> str:
-    return f"{score(value)} {task_title(task)}" if task == "bits-per-byte" else f"{task_title(task)} {score(value)}"
+    said, title = score(value, task), task_title(task)
+    return f"{said} {title}" if task == "bits-per-byte" else f"{title} {said}"
 
 
 def _speed(summary: RunSummary) -> str:
@@ -210,7 +231,7 @@ def _compression(summary: RunSummary) -> str:
         return ""
     task = main_task(summary)
     quality = _find(summary.compression, task) if task else None
-    cost = f", {task_title(quality.figure)} {score(quality.before)} → {score(quality.after)}" if quality else ""
+    cost = f", {_scored(task, quality.before)} → {score(quality.after, task)}" if task and quality else ""
     pace = f", and decodes at {speed.ratio:.2f} times the speed" if speed and speed.ratio else ""
     return f"The compressed model is {1 / size.ratio:.1f} times smaller{cost}{pace}."
 

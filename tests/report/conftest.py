@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,16 +12,25 @@ from hpcllm.job.spec import load_job
 from hpcllm.run_directory import Run
 
 
+@pytest.fixture(scope="session")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Finished runs, made once, for each test to copy."""
+    folder = tmp_path_factory.mktemp("runs")
+    demo_run(folder / "demo")
+    translate_run(folder / "translate")
+    return folder
+
+
 @pytest.fixture
-def finished(tmp_path: Path) -> Run:
+def finished(tmp_path: Path, originals: Path) -> Run:
     """jobs/demo.yaml, finished."""
-    return demo_run(tmp_path / "demo")
+    return Run(shutil.copytree(originals / "demo", tmp_path / "demo"))
 
 
 @pytest.fixture
-def translated(tmp_path: Path) -> Run:
+def translated(tmp_path: Path, originals: Path) -> Run:
     """jobs/translate.yaml, finished."""
-    return translate_run(tmp_path / "translate")
+    return Run(shutil.copytree(originals / "translate", tmp_path / "translate"))
 
 
 @pytest.fixture

@@ -82,14 +82,12 @@ def test_a_loss_that_falls_at_once_has_a_logarithmic_axis() -> None:
     assert "step" in labels(late)
 
 
-def test_bars_of_results_begin_at_zero_unless_they_span_too_far() -> None:
-    near = charts.dot_chart("bits", [Dot("a", 2.1, "2.1", "trained"), Dot("b", 1.7, "1.7", "yardstick")], 800)
-    far = charts.dot_chart("perplexity", [Dot("a", 20, "20", "trained"), Dot("b", 4000, "4000", "yardstick")], 800)
+def test_bars_of_results_begin_at_zero_and_a_logarithmic_axis_has_none() -> None:
+    dots = [Dot("a", 20, "20", "trained"), Dot("b", 4000, "4000", "yardstick")]
 
-    assert near.count("stem") == 2
-    assert "logarithmic axis" not in near
-    assert "stem" not in far
-    assert "logarithmic axis" in far
+    assert charts.dot_chart("perplexity", dots, 800).count("stem") == 2
+    assert "stem" not in charts.dot_chart("perplexity", dots, 800, log=True)
+    assert "logarithmic axis" in charts.dot_chart("perplexity", dots, 800, log=True)
 
 
 def test_a_result_of_zero_has_its_place() -> None:

@@ -83,11 +83,12 @@ def test_every_figure_of_a_run_is_on_the_page(finished: Run, figure: str) -> Non
 
 def test_the_verdict_says_what_the_score_is_worth(finished: Run, translated: Run) -> None:
     assert (
-        "reaches 2.134 bits per byte: better than the untrained model (5.520), not yet better than xz -9 (1.712)."
-        in _text(_page(finished))
+        "reaches 2.134 bits per byte (test part, 24 documents), better than the untrained model (5.520), "
+        "not better than xz -9 (1.712)." in _text(_page(finished))
     )
-    assert "reaches BLEU 14.3: better than the source copied (5.310) and the untrained model (0.020)." in _text(
-        _page(translated)
+    assert (
+        "reaches BLEU 14.3 (test part, 24 documents), better than the source copied (5.3) "
+        "and the untrained model (0.0)." in _text(_page(translated))
     )
 
 
@@ -153,6 +154,17 @@ def test_many_runs_begin_with_one_table_that_leads_to_each(finished: Run, transl
     assert ">14.3<" in table
     assert ">2.134<" in table
     assert {'id="run-1"', 'id="run-2"'} <= set(re.findall(r'id="run-\d"', page))
+
+
+def test_runs_of_one_job_are_told_apart_by_their_directories(finished: Run, unstarted: Run) -> None:
+    assert words.labels([collect(finished), collect(unstarted)]) == ["demo in demo", "demo in new"]
+
+
+def test_runs_on_the_same_data_share_a_chart_of_their_losses(finished: Run, translated: Run, unstarted: Run) -> None:
+    write_training(unstarted, steps=120, interrupted_at=None)
+
+    assert "validation loss of each run" in _page(finished, unstarted)
+    assert "validation loss of each run" not in _page(finished, translated)
 
 
 def test_a_figure_that_no_run_has_is_not_a_column(finished: Run, translated: Run) -> None:
