@@ -72,7 +72,6 @@ class Run:
     index_json = _At("data/index.json")
     checkpoints = _At("checkpoints")
     latest = _At("checkpoints/LATEST")
-    latest = _At("checkpoints/LATEST")
     metrics = _At("metrics")
     results = _At("results")
     exports = _At("exports")

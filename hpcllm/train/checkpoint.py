@@ -25,7 +25,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hpcllm.data.tokenizer import Tokenizer
 from hpcllm.errors import HpcllmError, UserError
 from hpcllm.job.spec import Job, frozen_job
 from hpcllm.model.build import Model, build
@@ -49,33 +48,25 @@ class State:
     """What must not change when it goes on: shape, vocabulary, seed, global batch, tokenizer."""
 
 
-def identity(run: Run, job: Job) -> dict[str, Any]:
-    """What a checkpoint must share with the job that goes on from it."""
-    tokenizer = Tokenizer.load(run.tokenizer_json)
-    return {
-        "model": job.model.model_dump(mode="json"),
-        "vocabulary_size": tokenizer.vocabulary_size,
-        "tokenizer_sha256": tokenizer.sha256,
-        "seed": job.train.seed,
-        "global_batch": job.train.global_batch,
-    }
-
-
-def save(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, keep: int) -> int:
-    """Write `checkpoints/step-N`, read it back, name it in LATEST, drop all but the newest `keep`. Returns its bytes.
+def save(
+    run: Run, job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, precision: str, world_size: int
+) -> int:
+    """Write `checkpoints/step-N`, read it back, name it in LATEST, drop all but the newest. Returns its bytes.
 
     One rank calls it. Raises HpcllmError when the disk cannot take it; the checkpoints before it stay as they are.
     """
-    target = run.checkpoint(state.step)
+    _remove_leftovers(run)
+    commit = read_json(run.software_json).get("commit")
+    state = State(step, step * job.train.global_batch, precision, world_size, commit, _identity(run, job))
+    target = run.checkpoint(step)
     try:
         with atomic_path(target) as temporary:
             temporary.mkdir()
-            save_file(_contiguous(model.state_dict()), temporary / MODEL)
+            save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary / MODEL)
             save_file(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
             write_json(temporary / STATE, asdict(state))
-            write_json(
-                temporary / MANIFEST, {name: _fingerprint(temporary / name) for name in (MODEL, OPTIMIZER, STATE)}
-            )
+            written = {name: _fingerprint(temporary / name) for name in (MODEL, OPTIMIZER, STATE)}
+            write_json(temporary / MANIFEST, written)
     except (OSError, SafetensorError) as error:
         raise HpcllmError(
             f"{target}: cannot be written: {error}; make room (train.checkpoint.keep: how many stay) and start again"
@@ -83,7 +74,7 @@ def save(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, state: St
     if damage := damage_of(target):
         raise HpcllmError(f"{damage}: it was just written, so the disk or the memory is at fault; use another one")
     write_text(run.latest, f"{target.name}\n")
-    for old in steps(run)[keep:]:
+    for old in steps(run)[job.train.checkpoint.keep :]:
         shutil.rmtree(run.checkpoint(old))
     return sum(entry["bytes"] for entry in written.values())
 
@@ -99,14 +90,14 @@ def latest(run: Run) -> tuple[int | None, list[str]]:
     return None, damages
 
 
-def load(run: Run, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, expected: dict[str, Any]) -> State:
+def load(run: Run, job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> State:
     """Put a checkpoint that `latest` found whole into model and optimizer.
 
-    Raises UserError when it is of another training than `expected` (`identity` of the job) says.
+    Raises UserError when it is of another training than the job describes.
     """
     directory = run.checkpoint(step)
     state = State(**read_json(directory / STATE))
-    for name, wanted in expected.items():
+    for name, wanted in _identity(run, job).items():
         if state.identity.get(name) != wanted:
             raise UserError(
                 f"{directory}: {name}: found {state.identity.get(name)!r}; this job has {wanted!r}; "
@@ -139,7 +130,7 @@ def trained_model(run: Run) -> Model:
 
 def untrained_model(run: Run) -> Model:
     """The model as training began: the same shape, fresh weights of the job's seed, in eval mode."""
-    return fresh_model(frozen_job(run), Tokenizer.load(run.tokenizer_json).vocabulary_size).eval()
+    return fresh_model(frozen_job(run), read_json(run.index_json)["vocabulary_size"]).eval()
 
 
 def fresh_model(job: Job, vocabulary_size: int, activation_checkpointing: bool = False) -> Model:
@@ -152,12 +143,6 @@ def steps(run: Run) -> list[int]:
     """The steps of which a checkpoint is there, the newest first. Temporary names do not count."""
     names = (path.name.removeprefix("step-") for path in run.checkpoints.glob("step-*"))
     return sorted((int(name) for name in names if name.isdigit()), reverse=True)
-
-
-def remove_leftovers(run: Run) -> None:
-    """Delete what a killed writer left half-written. Nobody else may be writing."""
-    for path in run.checkpoints.glob(".*.tmp"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def damage_of(directory: Path) -> str | None:
@@ -181,8 +166,22 @@ def _fingerprint(path: Path) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+def _identity(run: Run, job: Job) -> dict[str, Any]:
+    """What a checkpoint must share with the job that goes on from it."""
+    index = read_json(run.index_json)
+    return {
+        "model": job.model.model_dump(mode="json"),
+        "vocabulary_size": index["vocabulary_size"],
+        "tokenizer_sha256": index["tokenizer_sha256"],
+        "seed": job.train.seed,
+        "global_batch": job.train.global_batch,
+    }
+
+
+def _remove_leftovers(run: Run) -> None:
+    """Delete what a killed writer left half-written; a training has one writer."""
+    for path in run.checkpoints.glob(".*.tmp"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

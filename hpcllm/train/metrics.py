@@ -1,0 +1,143 @@
+"""What a training says of itself: a line a step in metrics/train.jsonl, one in the log now and then, and events.
+
+Figures are of rank 0 where ranks may differ (times), and of the whole world where they cannot (loss, targets).
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from hpcllm.parallel.world import World
+from hpcllm.progress import ProgressLines
+from hpcllm.run_directory import Run, append_jsonl
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """One optimizer step. Its seconds are data + compute + communication; saving and validating come between steps."""
+
+    loss: float
+    """Mean over the targets of the global batch, label smoothing included."""
+    targets: int
+    learning_rate: float
+    gradient_norm: float
+    """Before clipping."""
+    step_s: float
+    data_s: float
+    """Waiting for batches."""
+    communication_s: float
+    """Exposed: from the last gradient to the end of its all-reduce, and of the reduction of the loss."""
+    checkpoint_s: float
+    """Spent on a checkpoint between the step before and this one."""
+
+
+class Metrics:
+    """Writes for rank 0; on other ranks (`quiet`) it does nothing."""
+
+    def __init__(self, run: Run, attempt: int, num_steps: int, log_every_steps: int, quiet: bool) -> None:
+        self._run, self._attempt, self._quiet = run, attempt, quiet
+        self._log_every_steps = log_every_steps
+        self._num_steps = num_steps
+        self._progress = ProgressLines("train", num_steps, quiet)
+        self._validation_text = ""
+        if not quiet:
+            for name in ("train", "validation", "events"):
+                _end_torn_line(run, name)
+
+    def event(self, event: str, **facts: Any) -> None:
+        """Something that happened, with its facts."""
+        self._append("events", event=event, **facts)
+
+    def step(self, step: int, figures: StepFigures) -> None:
+        """One optimizer step is done."""
+        compute_s = figures.step_s - figures.data_s - figures.communication_s
+        tokens_per_s = figures.targets / figures.step_s
+        self._append("train", step=step, **asdict(figures), compute_s=compute_s, tokens_per_s=tokens_per_s)
+        if step % self._log_every_steps == 0 or step == self._num_steps:
+            text = f"loss {figures.loss:.3f}  lr {figures.learning_rate:.1e}  {tokens_per_s:.0f} tokens/s"
+            self._progress(step, text + self._validation_text)
+
+    def validation(self, step: int, loss: float) -> None:
+        """The loss on the validation part after this step."""
+        self._validation_text = f"  validation {loss:.3f}"
+        self._append("validation", step=step, loss=loss)
+
+    def say(self, text: str) -> None:
+        """One line of the log."""
+        if not self._quiet:
+            print(text, flush=True)
+
+    def _append(self, file: str, **record: Any) -> None:
+        if not self._quiet:
+            line = {"attempt": self._attempt, **record, "time": time.time()}
+            append_jsonl(self._run.metrics_jsonl(file), line)
+
+
+class StepClock:
+    """Where the seconds of a step go.
+
+    Exposed communication begins when the last gradient of the backward pass is ready: what follows, until the averages
+    are there, is waiting for other ranks alone. On a GPU that moment is the host's, which runs ahead of the device, and
+    the figure is a lower bound.
+    """
+
+    def __init__(self, model: nn.Module, world: World) -> None:
+        self._communicates = world.size > 1
+        self._last_gradient_s = 0.0
+        self.restart()
+        for parameter in model.parameters():
+            parameter.register_post_accumulate_grad_hook(self._note_gradient)  # type: ignore[no-untyped-call]
+
+    def restart(self) -> None:
+        """A step begins."""
+        self._start_s = time.perf_counter()
+        self.data_s = self.communication_s = 0.0
+
+    @contextmanager
+    def data(self) -> Iterator[None]:
+        """In this block the step waits for its batches."""
+        start_s = time.perf_counter()
+        yield
+        self.data_s += time.perf_counter() - start_s
+
+    @contextmanager
+    def communication(self) -> Iterator[None]:
+        """In this block the step waits for other ranks."""
+        start_s = time.perf_counter()
+        yield
+        self.communication_s += (time.perf_counter() - start_s) * self._communicates
+
+    def gradients_averaged(self) -> None:
+        """The backward pass is over."""
+        self.communication_s += (time.perf_counter() - self._last_gradient_s) * self._communicates
+
+    @property
+    def step_s(self) -> float:
+        """Since the step began."""
+        return time.perf_counter() - self._start_s
+
+    def _note_gradient(self, _parameter: torch.Tensor) -> None:
+        self._last_gradient_s = time.perf_counter()
+
+
+def memory_peak_bytes() -> int:
+    """The most memory that this process (on a GPU: its tensors there) has held."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+def _end_torn_line(run: Run, name: str) -> None:
+    """A writer that was killed may have left half a line; without this the next line would be lost with it."""
+    path = run.metrics_jsonl(name)
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n")
