@@ -117,22 +117,26 @@ def _how_much(profile: Profile, job: Job | CommandJob, layout: Layout, node: Nod
     threads = f" of {node.threads_per_core} threads" if node.threads_per_core > 1 else ""
     return [
         Setting("nodes", str(layout.nodes), "job.resources.nodes", f"{layout.world_size} ranks in all"),
-        Setting("ntasks-per-node", str(layout.ranks_per_node), *_ranks_key(job, layout, node_key)),
+        _ranks(job, layout, node, node_key),
         Setting("cpus-per-task", str(cpus), f"{node_key}.cores", f"{layout.cores_per_rank} cores{threads} a rank"),
         *_gpus(profile, layout, node_key),
         *_memory(profile, layout, node, node_key),
-        *_whole_nodes(profile, layout, node),
+        *_whole_nodes(profile),
     ]
 
 
-def _ranks_key(job: Job | CommandJob, layout: Layout, node_key: str) -> tuple[str, str]:
+def _ranks(job: Job | CommandJob, layout: Layout, node: NodeType, node_key: str) -> Setting:
+    name, count = "ntasks-per-node", str(layout.ranks_per_node)
+    if is_oversubscribed(node, layout):  # Slurm grants no more tasks than CPUs; srun --overcommit starts them all
+        reason = f"each core; the launcher starts {count} ranks on them"
+        return Setting(name, str(node.cores), f"{node_key}.cores", reason)
     if layout.ranks_per_node == job.resources.ranks_per_node:
-        return "job.resources.ranks_per_node", "ranks on each node, as asked"
+        return Setting(name, count, "job.resources.ranks_per_node", "ranks on each node, as asked")
     if layout.ranks_per_node == layout.gpus_per_node:
-        return f"{node_key}.gpus.count", "one rank drives each GPU"
+        return Setting(name, count, f"{node_key}.gpus.count", "one rank drives each GPU")
     if layout.world_size == 1:
-        return "job.resources.nodes", "one rank does this stage"
-    return f"{node_key}.numa_domains", "one rank for each NUMA domain"
+        return Setting(name, count, "job.resources.nodes", "one rank does this stage")
+    return Setting(name, count, f"{node_key}.numa_domains", "one rank for each NUMA domain")
 
 
 def _gpus(profile: Profile, layout: Layout, node_key: str) -> list[Setting]:
@@ -164,13 +168,10 @@ def _memory(profile: Profile, layout: Layout, node: NodeType, node_key: str) -> 
     return [Setting("mem", f"{mebibytes}M", key, f"{whose}: {format_bytes(mebibytes * MIB)}")]
 
 
-def _whole_nodes(profile: Profile, layout: Layout, node: NodeType) -> list[Setting]:
-    settings = []
-    if profile.scheduler.exclusive:
-        settings.append(Setting("exclusive", "", "scheduler.exclusive", "whole nodes, shared with nobody"))
-    if is_oversubscribed(node, layout):
-        settings.append(Setting("overcommit", "", "job.resources.ranks_per_node", "more ranks than cores, as asked"))
-    return settings
+def _whole_nodes(profile: Profile) -> list[Setting]:
+    if not profile.scheduler.exclusive:
+        return []
+    return [Setting("exclusive", "", "scheduler.exclusive", "whole nodes, shared with nobody")]
 
 
 # ---- how long, and the end -------------------------------------------------------------------------------------------

@@ -38,7 +38,8 @@ def _srun(profile: Profile, node: NodeType, layout: Layout) -> tuple[str, ...]:
         *(("--gpu-bind=none",) if one_gpu_each else ()),
         "--kill-on-bad-exit=1",
         f"--wait={SRUN_WAIT_S}",
-        "--unbuffered",
+        # Whole lines with their rank. Not --unbuffered: it is a pseudo-terminal, on which programs draw progress bars
+        # and srun tears lines (seen on 22.05); PYTHONUNBUFFERED has each line written when it is printed.
         "--label",
     )
 

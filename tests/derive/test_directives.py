@@ -130,11 +130,12 @@ def test_the_warning_goes_to_the_batch_shell(lab, command):
     assert values(lab, changed(command, resources={"time": "1m"}))["signal"] == "B:USR2@15"
 
 
-def test_more_ranks_than_cores_are_committed(lab, command):
+def test_more_ranks_than_cores_ask_for_all_cores_since_slurm_grants_no_more(lab, command):
     many = changed(command, resources={"ranks_per_node": 4})
 
-    assert "overcommit" in values(lab, many, oversubscribe=True)
-    assert "overcommit" not in values(lab, command)
+    asked = values(lab, many, oversubscribe=True)
+
+    assert (asked["ntasks-per-node"], asked["cpus-per-task"]) == ("2", "1")
 
 
 def test_a_name_is_one_word_in_the_queue(lab):
