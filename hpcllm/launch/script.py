@@ -266,8 +266,9 @@ _OWN_CODE = """\
 # srun gives the highest code of all ranks, and those that it stopped after one left have more than 75.
 if ((code > 75)) && grep -qE '^srun: error: .*: tasks? .*: Exited with exit code 75$' "$log"; then code=75; fi"""
 
+# A job that was cancelled or preempted is COMPLETING already, and stays out of the queue, or Slurm itself puts it back.
 _REQUEUE = """\
-if ((code == 75)) && [[ -z ${HPCLLM_FOREGROUND:-} ]]; then
+if ((code == 75)) && [[ -z ${HPCLLM_FOREGROUND:-} && $(squeue -h -j "$SLURM_JOB_ID" -o %T) == RUNNING ]]; then
   used=${SLURM_RESTART_COUNT:-0}
   if ((used < @MOST@)); then  # @KEY@
     echo "interrupted: back into the queue ($used of @MOST@ requeues used)"

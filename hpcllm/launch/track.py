@@ -134,12 +134,19 @@ def _by_slurm(run: Run, stage: Stage, job: SlurmJob, record: dict[str, Any], blo
         state = "out of memory"
     end_s = time.time() if state == "running" else job.end_s
     elapsed_s = end_s - job.start_s if end_s is not None and job.start_s is not None else None
-    said = record.get("message", "") if record.get("job_id") == job.job_id and state not in ALIVE else ""
-    reason = (
-        "" if state == "done" else said or ("" if job.reason == "Dependency" and state == "waiting" else job.reason)
-    )
+    reason = _why(job, state, record)
     since = job.start_s if state == "running" else job.end_s
     return _filled(run, stage, job.job_id, state, since, elapsed_s, job.nodes, reason)
+
+
+def _why(job: SlurmJob, state: State, record: dict[str, Any]) -> str:
+    """Why it waits, in Slurm's words, or why it ended, in the stage's own."""
+    if state == "pending":
+        return job.reason
+    if state in (*ALIVE, "done"):
+        return ""
+    said = str(record["message"]) if record.get("job_id") == job.job_id else ""
+    return said or (f"exit code {job.exit_code}" if job.exit_code else "")
 
 
 def _by_record(run: Run, stage: Stage, job_id: str | None, record: dict[str, Any]) -> StageStatus:
