@@ -11,9 +11,9 @@ from pathlib import Path
 
 from hpcllm.cluster.detect import local_profile
 from hpcllm.cluster.profile import Profile, load_profile, profile_folders
-from hpcllm.errors import SourceError, UserError
+from hpcllm.errors import UserError
 
-SCONTROL_TIMEOUT_S = 5.0
+SCONTROL_TIMEOUT_S = 2.0
 LOCAL = "local"
 
 
@@ -69,7 +69,7 @@ def _profile_of(cluster_name: str | None) -> Path | None:
         try:
             if load_profile(path).scheduler.cluster_name == cluster_name:
                 return path
-        except SourceError:
+        except UserError:
             continue
     return None
 

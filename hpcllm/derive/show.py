@@ -38,7 +38,7 @@ def derived_text(
     asked = job or example_job(profile)
     stage = _Every("train" if isinstance(asked, Job) else "command")
     shape = layout(profile, asked, plan, stage)
-    return "\n".join(_lines(profile, asked, settings(profile, asked, shape, user or _somebody(profile)))) + "\n"
+    return "\n".join(_lines(profile, asked, settings(profile, asked, shape, user or _somebody(profile))))
 
 
 def example_job(profile: Profile) -> CommandJob:

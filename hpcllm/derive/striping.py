@@ -42,12 +42,12 @@ def stripe_count(size_bytes: int) -> int:
 
 def shard_bytes(job: Job) -> int:
     """Size of a full shard: two bytes a token, four from a vocabulary of 65,536 on."""
-    return job.data.shard_tokens * (2 if job.data.tokenizer.vocabulary < 65536 else 4)
+    return job.data.shard_tokens * (2 if job.data.tokenizer.most_tokens < 65536 else 4)
 
 
 def checkpoint_bytes(job: Job) -> int:
     """Size of a checkpoint's one file: weights and Adam's moments in fp32."""
-    return ADAM_STATE_BYTES * job.model.parameters(job.data.tokenizer.vocabulary)
+    return ADAM_STATE_BYTES * job.model.parameters(job.data.tokenizer.most_tokens)
 
 
 def _setstripe(folder: str, count: int, block_bytes: int | None) -> str:

@@ -1,9 +1,13 @@
 """The shipped profiles, and what is said of mistakes in one. Run: pytest tests/cluster/test_profiles.py."""
 
+import re
+
 import pytest
 
+from hpcllm import source
 from hpcllm.cluster.nodes import core_numbers
-from hpcllm.cluster.profile import load_profile, shipped_profiles
+from hpcllm.cluster.profile import Profile, load_profile, shipped_profiles
+from hpcllm.cluster.user import User
 from hpcllm.errors import SourceError
 
 SHIPPED = sorted(shipped_profiles().glob("*.yaml"))
@@ -58,6 +62,16 @@ def test_cores_next_to_gpus_are_ranges_that_share_nothing(tmp_path, cores):
 
     with pytest.raises(SourceError, match="cores|core numbers"):
         load_profile(file)
+
+
+def test_the_parts_shown_in_the_documentation_make_a_profile():
+    page = (shipped_profiles().parent / "docs" / "profiles.md").read_text()
+    *parts, user = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+
+    head = "name: mycluster\nverified: {how: documented, date: 2026-11-24}\n"
+    data, positions = source.parse(head + "".join(parts), "docs/profiles.md")
+    assert source.check(data, Profile, "docs/profiles.md", positions).partition(None)[0] == "gpu"
+    assert source.check(source.parse(user, "user")[0], User, "user", {}).fact("account", "mycluster")[0] == "physics"
 
 
 def test_core_ranges():
