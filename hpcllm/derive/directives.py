@@ -116,13 +116,17 @@ def _how_much(profile: Profile, job: Job | CommandJob, layout: Layout, node: Nod
     cpus = layout.cores_per_rank * node.threads_per_core
     threads = f" of {node.threads_per_core} threads" if node.threads_per_core > 1 else ""
     return [
-        Setting("nodes", str(layout.nodes), "job.resources.nodes", f"{layout.world_size} ranks in all"),
+        Setting("nodes", str(layout.nodes), "job.resources.nodes", _in_all(layout.world_size)),
         _ranks(job, layout, node, node_key),
         Setting("cpus-per-task", str(cpus), f"{node_key}.cores", f"{layout.cores_per_rank} cores{threads} a rank"),
         *_gpus(profile, layout, node_key),
         *_memory(profile, layout, node, node_key),
         *_whole_nodes(profile),
     ]
+
+
+def _in_all(ranks: int) -> str:
+    return "one rank in all" if ranks == 1 else f"{ranks} ranks in all"
 
 
 def _ranks(job: Job | CommandJob, layout: Layout, node: NodeType, node_key: str) -> Setting:
