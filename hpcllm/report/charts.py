@@ -190,7 +190,7 @@ def _end_labels(lines: Sequence[Line], x: Scale, y: Scale, value_format: Format)
     for line in last:
         wanted = y(line.points[-1][1])
         levels.append(max(wanted, levels[-1] + 32) if levels else wanted)
-    spill = max(0.0, levels[-1] + 14 - y.start - 20)
+    spill = max(0.0, levels[-1] + 14 - y.start - 8)
     parts = []
     for line, level in zip(last, levels, strict=True):
         value = value_format(line.points[-1][1])

@@ -26,8 +26,6 @@ PACKAGES = ("torch", "mpi4py", "mpich", "numpy", "h5py", "tokenizers", "sacreble
 
 ENDS = ("running", "done", "failed", "interrupted")  # outcomes that a stage's record may hold
 
-_EVERY_LINE = ("time", "attempt", "event", "step")  # keys that say nothing of their own
-
 T = TypeVar("T")
 
 
@@ -49,8 +47,10 @@ def collect(run: Run) -> RunSummary:
         verified=f"{profile.verified.how}, {profile.verified.date}" if profile else "",
         command=job.command if isinstance(job, CommandJob) else (),
         architecture=_architecture(job) if isinstance(job, Job) else "",
+        texts=reader.try_to(run.index_json, partial(_texts, reader)) or "",
         data=job.data.model_dump_json() if isinstance(job, Job) else "",
         language=_language(job) if isinstance(job, Job) else "",
+        label_smoothing=job.train.label_smoothing if isinstance(job, Job) else 0.0,
         plan=plan,
         training=training,
         predictions=measure.predictions(plan, training),
@@ -91,14 +91,18 @@ class _Reader:
         return data if isinstance(data, dict) else {}
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """The whole lines of a metrics file. A torn last one is a writer at work; torn ones before it are a warning."""
+        """The whole lines of a metrics file.
+
+        A torn last line is a writer at work, and every attempt that was killed may leave one; more are a warning.
+        """
         path = self.run.metrics_jsonl(name)
         texts = self.try_to(path, lambda: path.read_text(encoding="utf-8", errors="replace").splitlines()) or []
-        records = [_record(text) for text in texts]
-        unreadable = sum(record is None for record in records[:-1])
-        if unreadable:
+        parsed = [_record(text) for text in texts]
+        records = [record for record in parsed if record is not None]
+        unreadable = len(parsed) - len(records)
+        if unreadable > max((record.get("attempt", 1) for record in records), default=1):
             self._warn(path, f"{unreadable} of {len(texts)} lines cannot be read and are left out")
-        return [record for record in records if record is not None]
+        return records
 
     def _warn(self, path: Path, what: str) -> None:
         warning = f"{path.relative_to(self.run.root)}: {what}"
@@ -129,6 +133,17 @@ def _architecture(job: Job) -> str:
 
 def _language(job: Job) -> str:
     return job.data.pairs.target_language.replace("_", "-") if job.data.pairs else ""
+
+
+def _texts(reader: _Reader) -> str:
+    """How much there was to read: `39 documents (364 k tokens) to train, 7 (29.1 k) to validate, 5 (21 k) to test`."""
+    parts = reader.json(reader.run.index_json).get("parts")
+    said = [
+        f"{part['documents']:,} ({format_count(part['tokens'])} tokens) to {verb}"
+        for name, verb in (("train", "train"), ("validation", "validate"), ("test", "test"))
+        if isinstance(part := (parts or {}).get(name), dict)
+    ]
+    return ", ".join(said)
 
 
 def _evaluations(reader: _Reader) -> Iterator[Evaluation]:
@@ -200,7 +215,7 @@ def _event(line: dict[str, Any]) -> Event:
         time=measure.number(line.get("time")),
         attempt=line.get("attempt"),
         event=str(line.get("event", "")),
-        details={key: value for key, value in line.items() if key not in _EVERY_LINE[:3]},
+        details={key: value for key, value in line.items() if key not in ("time", "attempt", "event")},
     )
 
 
@@ -209,13 +224,16 @@ def _environment(reader: _Reader, events: list[dict[str, Any]]) -> dict[str, str
     software = reader.json(reader.run.software_json)
     packages = [str(line) for line in software.get("pip_freeze") or () if str(line).partition("==")[0] in PACKAGES]
     changed = " and uncommitted changes" if software.get("dirty") else ""
-    start = next((line for line in events if line.get("event") == "start"), {})
+    start: dict[str, Any] = next((line for line in reversed(events) if line.get("event") == "start"), {})
+    reason = f" ({start['reason']})" if start.get("reason") else ""
     facts = {
         "hpcllm": software.get("version"),
         "commit": f"{software['commit']}{changed}" if software.get("commit") else None,
         "code": software.get("code_sha256"),
         "python": software.get("python"),
         "packages": ", ".join(packages),
-        **{key.replace("_", " "): value for key, value in start.items() if key not in _EVERY_LINE},
+        "device": start.get("device"),
+        "precision": f"{start['precision']}{reason}" if start.get("precision") else None,
+        "threads of a rank": start.get("threads"),
     }
     return {name: str(value) for name, value in facts.items() if value not in (None, "")}

@@ -171,6 +171,7 @@ def _facts(summary: RunSummary) -> list[tuple[str, str]]:
             if plan and not summary.command
             else "",
         ),
+        ("pairs" if summary.language else "documents", summary.texts),
         ("trained on", f"{format_count(training.tokens)} tokens in {training.last_step:,} steps" if training else ""),
     ]
     return [(name, text) for name, text in rows if text]

@@ -141,10 +141,14 @@ class RunSummary:
     """Of a run of somebody's own program; empty for the pipeline."""
     architecture: str
     """One line: kind, layers, width, parameters. Empty for a command."""
+    texts: str
+    """One line: documents or pairs, and tokens, to train, to validate and to test."""
     data: str
     """What it learned from, as JSON: losses of runs are comparable where this is the same. Empty for a command."""
     language: str
     """Language tag of what the model writes (zh-CN); empty when the job does not say."""
+    label_smoothing: float
+    """Share that the training loss spreads over the vocabulary; it lifts that loss above the validation loss."""
     plan: Plan | None
     training: Training | None
     predictions: tuple[Comparison, ...]

@@ -84,7 +84,7 @@ def result(value: float | None, task: str, unit: str) -> str:
 
 def ratio(value: float | None) -> str:
     """`× 0.27`; a dash when there is none."""
-    return NOT_YET if value is None else f"× {value:.2f}" if value < 99.5 else f"× {value:.0f}"
+    return NOT_YET if value is None else f"×\u00a0{value:.2f}" if value < 99.5 else f"×\u00a0{value:.0f}"
 
 
 def moment(time: float | None) -> str:

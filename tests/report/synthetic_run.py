@@ -61,6 +61,9 @@ def new_run(root: Path, job: Job | CommandJob, profile: str = PROFILE) -> Run:
     )
     write_json(run.plan_json, PLAN.to_json())
     write_json(run.software_json, SOFTWARE)
+    sizes = {"train": (441, 2_310_000), "validation": (25, 118_400), "test": (24, 117_900)}
+    parts = {name: {"documents": documents, "tokens": tokens} for name, (documents, tokens) in sizes.items()}
+    write_json(run.index_json, {"format": 1, "parts": parts})
     return run
 
 
@@ -71,7 +74,7 @@ def write_training(run: Run, steps: int = 600, floor: float = 3.1, interrupted_a
     now = START + 30
     for attempt, first, last in legs:
         start = (
-            {"event": "start", "precision": "bf16", "threads": 1}
+            {"event": "start", "precision": "bf16", "reason": "measured", "threads": 1}
             if attempt == 1
             else {"event": "resumed", "step": first - 1}
         )

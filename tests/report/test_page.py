@@ -71,6 +71,7 @@ class _Nesting(HTMLParser):
             "def read(",
             "Read up to size bytes",
             "on-site, 2026-02-01",
+            "24 (118 k tokens) to test",
             "interrupted",
             "resumed",
             "test part, 24 documents",
@@ -226,7 +227,7 @@ def test_one_step_is_enough_for_a_page(unstarted: Run) -> None:
 def test_the_terminal_shows_the_figures_of_the_page(finished: Run, translated: Run) -> None:
     printed = _printed(finished, translated)
 
-    for figure in ("demo", "translate", "2.134", "14.3", "545 ms", "× 0.26", "600/600"):
+    for figure in ("demo", "translate", "2.134", "14.3", "545 ms", "×\u00a00.26", "600/600"):
         assert figure in printed
 
 
