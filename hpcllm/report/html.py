@@ -16,6 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from hpcllm import __version__
+from hpcllm.plan.plan import Plan
 from hpcllm.report import charts, words
 from hpcllm.report.charts import Bar, Dot, Line
 from hpcllm.report.collect import collect
@@ -66,7 +67,7 @@ def _environment() -> jinja2.Environment:
         "task": words.task_title,
     }
     environment.globals |= {"verdict": words.verdict, "scores": words.scores, "charts": run_charts}
-    environment.globals |= {"shares": _shares, "facts": _facts}
+    environment.globals |= {"limits": _limits, "shares": _shares, "facts": _facts}
     return environment
 
 
@@ -175,6 +176,11 @@ def _facts(summary: RunSummary) -> list[tuple[str, str]]:
         ("trained on", f"{format_count(training.tokens)} tokens in {training.last_step:,} steps" if training else ""),
     ]
     return [(name, text) for name, text in rows if text]
+
+
+def _limits(plan: Plan) -> list[str]:
+    """What bounds the job. What the plan could not say stands beside its figure already."""
+    return [limit for limit in plan.limits if not limit.startswith("unknown: ")]
 
 
 def _accumulated(times: int) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from hpcllm.plan.plan import Plan
+from hpcllm.plan.plan import Figure, Plan
 from hpcllm.report.summary import Comparison, Evaluation, Series, Training
 
 WARMUP_STEPS = 5  # of each attempt: caches fill, memory is mapped, kernels are chosen
@@ -66,7 +66,7 @@ def predictions(plan: Plan | None, training: Training | None) -> tuple[Compariso
         ("reading data in a step", "s", "step.data_s", "data_s"),
         ("speed", "tokens/s", "tokens_per_s", "tokens_per_s"),
         ("memory of a rank", "bytes", "memory_per_gpu_bytes.total", "memory_peak_bytes"),
-        ("checkpoint", "bytes", "checkpoint.bytes", "checkpoint_bytes"),
+        ("size of a checkpoint", "bytes", "checkpoint.bytes", "checkpoint_bytes"),
         ("writing a checkpoint", "s", "checkpoint.write_s", "checkpoint_write_s"),
         ("whole training", "s", "total_s", "total_s" if _is_complete(training) else ""),
     )
@@ -154,7 +154,18 @@ def _dotted(plan: Plan | None, path: str) -> float | None:
 
 
 def _unknown_because(plan: Plan | None, path: str) -> str:
-    """The plan's own words for why a figure has no value."""
+    """`needs nodes.local.flops`: the inputs that nobody gave, for a figure that has no value for want of them."""
     if plan is None or _dotted(plan, path) is not None:
         return ""
-    return next((figure.formula for figure in plan.figures if figure.name == path), "")
+    figures = {figure.name: figure for figure in plan.figures}
+    missing = dict.fromkeys(_missing(figures, path))
+    return f"needs {', '.join(missing)}" if missing else ""
+
+
+def _missing(figures: Mapping[str, Figure], name: str) -> Iterator[str]:
+    """The names of the unknown inputs of a figure, followed through the figures that it is made of."""
+    if name not in figures:
+        yield name
+    elif figures[name].value is None:
+        for inner in (key for key, value in figures[name].inputs.items() if value is None):
+            yield from _missing(figures, inner)

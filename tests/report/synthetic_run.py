@@ -38,7 +38,8 @@ PLAN = Plan(
     checkpoint_every_steps=200, total_s=327.0,
     figures=(
         Figure("step.compute_s", 0.52, "s", "flops_per_token × tokens / flops_per_s", {"tokens": 4096}, "PaLM, app. B"),
-        Figure("step.data_s", None, "s", "unknown: filesystems.disk.read is not in the profile", {}, "profile"),
+        Figure("step.data_s", None, "s", "bytes_of_a_step / read rate", {"bytes_of_a_step": 8192, "rate": None}),
+        Figure("rate", None, "B/s", "read rate of the scratch filesystem", {"filesystems.disk.read": None}),
     ),
 )  # fmt: skip
 

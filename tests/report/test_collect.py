@@ -64,7 +64,7 @@ def test_predicted_stands_beside_measured(finished: Run) -> None:
     assert step.after == pytest.approx(0.58, abs=0.01)
     assert step.ratio == pytest.approx(step.after / 0.545)
     assert _row(rows, "memory of a rank").after == 811 << 20
-    assert _row(rows, "checkpoint").after == 50_880_000
+    assert _row(rows, "size of a checkpoint").after == 50_880_000
 
 
 def test_an_unknown_prediction_says_which_input_is_missing(finished: Run) -> None:
@@ -72,7 +72,7 @@ def test_an_unknown_prediction_says_which_input_is_missing(finished: Run) -> Non
 
     assert row.before is None
     assert row.ratio is None
-    assert "filesystems.disk.read" in row.note
+    assert row.note == "needs filesystems.disk.read"
 
 
 def test_half_a_training_is_not_held_against_the_prediction_of_the_whole(unstarted: Run) -> None:
