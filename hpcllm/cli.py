@@ -251,7 +251,7 @@ def _submit(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from hpcllm.cluster.detect import local_profile
+    from hpcllm.cluster.detect import local_profile, measured
     from hpcllm.launch.local import run_local
     from hpcllm.run_directory import Run
 
@@ -260,7 +260,8 @@ def _run(arguments: argparse.Namespace) -> None:
     else:
         ranks = {"nodes": 1, "ranks_per_node": arguments.ranks}
         arguments = argparse.Namespace(**{**_NO_RESOURCES, **vars(arguments), **ranks})
-        run = _rendered(arguments, (local_profile(), None), arguments.oversubscribe)
+        profile = local_profile() if arguments.command else measured(local_profile(), Path.cwd())
+        run = _rendered(arguments, (profile, None), arguments.oversubscribe)
     run_local(run)
 
 
@@ -420,10 +421,10 @@ def _data_verify(arguments: argparse.Namespace) -> None:
 
 
 def _profile_show(arguments: argparse.Namespace) -> None:
-    from hpcllm.derive.show import derived_text
-
     profile, path = _profile(arguments)
     if arguments.derived:
+        from hpcllm.derive.show import derived_text
+
         print(derived_text(profile))
     elif arguments.json:
         print(profile.model_dump_json(by_alias=True, indent=2))

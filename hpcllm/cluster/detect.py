@@ -21,6 +21,7 @@ from hpcllm.cluster.profile import Profile
 MIB = 2**20
 NVIDIA_SMI_TIMEOUT_S = 10.0
 MPIRUN_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 60.0
 
 Flavour = Literal["mpich", "openmpi", "cray-mpich", "intel-mpi", "mvapich"]
 # What `mpirun --version` begins with, or holds, and whose launcher that is.
@@ -229,3 +230,26 @@ def _output_of(command: list[str], timeout_s: float) -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""
+
+
+# ---- measured --------------------------------------------------------------------------------------------------------
+
+
+def measured(profile: Profile, folder: Path) -> Profile:
+    """The profile of this machine with the speeds that two seconds of measuring find; as it was where that fails.
+
+    The measuring needs torch, so it is a process of its own.
+    """
+    node = profile.nodes["local"]
+    try:
+        found = json.loads(_output_of([sys.executable, "-m", "hpcllm.parallel.probe", str(folder)], PROBE_TIMEOUT_S))
+    except ValueError:
+        return profile
+    speeds = {name: found[name] for name in ("flops_per_s", "memory_rate_bytes_per_s")}
+    rates = {name: found[name] for name in ("write_bytes_per_s", "read_bytes_per_s")}
+    return profile.model_copy(
+        update={
+            "nodes": {"local": node.model_copy(update={} if node.gpus else speeds)},
+            "filesystems": {"local": profile.filesystems["local"].model_copy(update=rates)},
+        }
+    )
