@@ -16,7 +16,7 @@ class _Comm:
     def __init__(self, rank: int, meeting: threading.Barrier, table: list[Any]) -> None:
         self._rank, self._meeting, self._table = rank, meeting, table
 
-    def Barrier(self) -> None:
+    def Barrier(self) -> None:  # noqa: N802
         self._meeting.wait(timeout=60)
 
     def allgather(self, value: Any) -> list[Any]:

@@ -41,7 +41,9 @@ def write_aligned(folder: Path, count: int = 60) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     sources = [f"sentence {n} " + "of words " * (n % 5) for n in range(count)]
     (folder / "source.txt").write_text("\n".join(sources) + "\n", encoding="utf-8")
-    (folder / "target.txt").write_text("\n".join(f"第{n}句" + "话" * (n % 7) for n in range(count)) + "\n", encoding="utf-8")
+    (folder / "target.txt").write_text(
+        "\n".join(f"第{n}句" + "话" * (n % 7) for n in range(count)) + "\n", encoding="utf-8"
+    )
     return {
         "target_language": "zh_CN",
         "source_file": str(folder / "source.txt"),
