@@ -110,6 +110,10 @@ class Run:
         """One line a step or event, appended: `metrics/train.jsonl`."""
         return self.metrics / f"{name}.jsonl"
 
+    def export(self, name: str) -> Path:
+        """The directory of what deployment made: `exports/int8`."""
+        return self.exports / name
+
     def result_json(self, model: str, task: str) -> Path:
         """One evaluation: `results/<model>/<task>.json`."""
         return self.results / model / f"{task}.json"
