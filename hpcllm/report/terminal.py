@@ -36,15 +36,17 @@ def _over_runs(summaries: Sequence[RunSummary]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("run", style="dim")
     for label in words.labels(summaries):
-        table.add_column(Text(label), justify="right", overflow="fold")
+        table.add_column(Text(words.visible(label)), justify="right", overflow="fold")
     for rows in zip(*words.headlines(summaries), strict=True):
         table.add_row(rows[0][0], *(Text(text) for _, text in rows))
     return table
 
 
 def _one_run(summary: RunSummary, label: str) -> list[RenderableType]:
-    verdict = Text(f"\n{label}: ", style="bold") + Text(" ".join(words.verdict(summary)), style="not bold")
-    warnings = [Text(f"warning: {warning}", style="yellow") for warning in summary.warnings]
+    verdict = Text(f"\n{words.visible(label)}: ", style="bold") + Text(
+        words.visible(" ".join(words.verdict(summary))), style="not bold"
+    )
+    warnings = [Text(words.visible(f"warning: {warning}"), style="yellow") for warning in summary.warnings]
     tables = (
         _comparison("predicted", "measured", summary.predictions if summary.training else ()),
         _comparison("trained", "compressed", summary.compression),

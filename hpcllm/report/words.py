@@ -47,6 +47,8 @@ YARDSTICKS = ("xz", "copied", "untrained")
 
 _THE = {"xz": "xz -9", "copied": "the source copied", "untrained": "the untrained model"}
 
+_PICTURES = {**{code: 0x2400 + code for code in range(32) if code not in (9, 10)}, 0x7F: 0x2421}
+
 _FORMATS = {"s": format_seconds, "bytes": format_bytes, "B": format_bytes, "bytes/s": format_bytes_per_s}
 
 
@@ -54,6 +56,8 @@ def quantity(value: float | None, unit: str) -> str:
     """`quantity(5210, "tokens/s")` -> `5,210 tokens/s`; None is a dash."""
     if value is None:
         return NOT_YET
+    if value == 0 and unit == "s":
+        return "0 s"
     if unit in _FORMATS:
         return _FORMATS[unit](value)
     if unit.startswith("tokens"):
@@ -90,6 +94,11 @@ def ratio(value: float | None) -> str:
 def moment(time: float | None) -> str:
     """Seconds since 1970 as `2026-01-31 14:05:09 UTC`."""
     return NOT_YET if time is None else datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def visible(text: str) -> str:
+    """Text with its control characters as pictures (␛), so that none acts on a page or a terminal."""
+    return text.translate(_PICTURES)
 
 
 def model_name(model: str) -> str:

@@ -130,6 +130,12 @@ def test_a_prompt_is_not_repeated_by_a_text_that_begins_with_it(finished: Run) -
     assert '<span class="prompt">Once</span> upon' in _page(finished)
 
 
+def test_control_characters_are_pictures(finished: Run) -> None:
+    write_result(finished, "trained", "samples", None, "", samples=[{"prompt": "a\x1b[31m", "text": "\x00\n\tb"}])
+
+    assert '<span class="prompt">a␛[31m</span>␀\n\tb</pre>' in _page(finished)
+
+
 def test_the_page_loads_nothing(finished: Run, translated: Run) -> None:
     page = _page(finished, translated)
 
