@@ -35,7 +35,7 @@ class Script:
     profile: Profile
     settings: Settings
     cwd: str
-    """Where the program starts."""
+    """Where a user's program starts; ours start in the run directory."""
 
     @property
     def for_slurm(self) -> bool:
@@ -113,7 +113,7 @@ def _start(script: Script) -> str:
         [
             "set -eo pipefail",
             f"RUN={shlex.quote(str(script.run.root))}",
-            f"cd -- {shlex.quote(script.cwd)}",
+            "cd -- " + (shlex.quote(script.cwd) if script.is_command else '"$RUN"'),
             'mkdir -p -- "$RUN/logs" "$RUN/state"',
             "attempt=1",
             f'while [[ -e "{log}" ]]; do attempt=$((attempt + 1)); done',
@@ -136,14 +136,14 @@ def _environment(script: Script) -> str:
         "" if script.is_command else "export PYTHONPATH=$RUN/env/code${PYTHONPATH:+:$PYTHONPATH}  # the frozen hpcllm"
     )
     _check_names(script.settings.environment, r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable")
-    lines = [(f"export {s.name}={shlex.quote(s.value)}", s) for s in script.settings.environment]
+    lines = [(f"export {s.name}={_quoted(s.value)}", s) for s in script.settings.environment]
     python = f"PYTHON={shlex.quote(script.settings.python)}  # software.python"
     return _block("environment", [python, *filter(None, [frozen]), *_commented(lines)])
 
 
 def _rendezvous(script: Script) -> str:
     host = '"$(hostname)"' if script.for_slurm else "127.0.0.1"
-    port = "import socket; s = socket.socket(); s.bind(('', 0)); print(s.getsockname()[1])"
+    port = 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'
     return _block(
         "rendezvous: this host, where rank 0 starts, and a port that its kernel says is free",
         [f'MASTER_ADDR={host} MASTER_PORT=$("$PYTHON" -c {shlex.quote(port)})', "export MASTER_ADDR MASTER_PORT"],
@@ -157,7 +157,7 @@ def _prepare(script: Script) -> str:
 def _launcher(script: Script) -> str:
     """The launcher, and the signal by which it tells its ranks to save: Hydra dies of USR2, and hands on TERM."""
     launcher, here = script.settings.launcher, ("mpirun", "-n", str(script.settings.layout.world_size))
-    tokens = textwrap.wrap(shlex.join(launcher), 110, break_long_words=False, break_on_hyphens=False)
+    tokens = textwrap.wrap(" ".join(map(_quoted, launcher)), 110, break_long_words=False, break_on_hyphens=False)
     lines = ["launch=(  # software.mpi.launcher", *(f"  {line}" for line in tokens), ")"]
     lines.append(f"signal={_signal(launcher, script.profile)}")
     if script.for_slurm:
@@ -214,10 +214,8 @@ def _afterwards(script: Script) -> str:
 def _requeue(script: Script) -> str:
     most = script.job.slurm.max_requeues if script.profile.scheduler.requeue else 0
     key = "job.slurm.max_requeues" if script.profile.scheduler.requeue else "scheduler.requeue"
-    again = f"hpcllm submit {shlex.quote(str(script.run.root))}"
     ended = "trap - EXIT && ended 75 && " if script.is_command else ""
-    text = _REQUEUE.replace("@ENDED@", ended).replace("@SAID@", shlex.quote(f"goes on by: {again}"))
-    return text.replace("@MOST@", str(most)).replace("@KEY@", key)
+    return _REQUEUE.replace("@ENDED@", ended).replace("@MOST@", str(most)).replace("@KEY@", key)
 
 
 # ---- the pieces of bash ----------------------------------------------------------------------------------------------
@@ -252,6 +250,7 @@ record() { # OUTCOME EXIT_CODE END
   } >"$file.$$.tmp"
   mv -- "$file.$$.tmp" "$file"
 }
+# shellcheck disable=SC2317  # the trap calls it
 ended() { # EXIT_CODE
   case $1 in
   0) record "done" 0 "$(date +%s)" ;;
@@ -274,7 +273,7 @@ if ((code == 75)) && [[ -z ${HPCLLM_FOREGROUND:-} && $(squeue -h -j "$SLURM_JOB_
     echo "interrupted: back into the queue ($used of @MOST@ requeues used)"
     @ENDED@scontrol requeue "$SLURM_JOB_ID"
   else
-    echo 'interrupted, and no requeue is left (@KEY@ allows @MOST@);' @SAID@
+    echo "interrupted, and no requeue is left (@KEY@ allows @MOST@); goes on by: hpcllm submit $RUN"
     code=1
   fi
 fi"""
@@ -309,6 +308,12 @@ def _comment(setting: Setting) -> str:
 def _one_line(text: str) -> str:
     """Text of others as a comment: no line break ends it, whatever unicode calls a line break."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _quoted(word: str) -> str:
+    """One word for bash. In quotes too where bash would not need them, but a reader of bash would wonder."""
+    plain = re.fullmatch(r"[\w@%+:./-][\w@%+:./=-]*", word, re.ASCII)
+    return word if plain else f"'{word}'" if shlex.quote(word) == word else shlex.quote(word)
 
 
 def _check_names(settings: tuple[Setting, ...], pattern: str, wanted: str) -> None:

@@ -1,0 +1,95 @@
+"""Runs and scripts to look at. Golden scripts are accepted by `make golden` (pytest tests/launch --accept-golden)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hpcllm.cluster.profile import Profile
+from hpcllm.derive.setting import Layout, Settings
+from hpcllm.job.spec import CommandJob, Job, absolute, load_job
+from hpcllm.launch.pipeline import COMMAND
+from hpcllm.launch.render import render
+from hpcllm.launch.script import Script
+from hpcllm.plan.search import search
+from hpcllm.run_directory import Run
+
+JOBS = Path(__file__).parents[2] / "jobs"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--accept-golden", action="store_true", help="write tests/golden as the scripts are now")
+
+
+@pytest.fixture(autouse=True)
+def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No user.yaml and no Slurm job of whoever runs the tests."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for name in [name for name in os.environ if name.startswith("SLURM_") or name == "ENVIRONMENT"]:
+        monkeypatch.delenv(name)
+
+
+def described(kind: str = "slurm", launcher: str = "srun") -> Profile:
+    """A small cluster, or a machine without a scheduler."""
+    partitions = {"batch": {"node_type": "cpu", "max_time": "1h"}} if kind == "slurm" else {}
+    return Profile.model_validate(
+        {
+            "name": "somewhere",
+            "verified": {"how": "example", "date": "2026-11-24"},
+            "scheduler": {"kind": kind, "partitions": partitions},
+            "nodes": {"cpu": {"count": 4, "cores": 4, "memory": "16GiB", "flops": "100 GFLOP/s"}},
+            "fabric": {"kind": "none" if kind == "local" else "ethernet"},
+            "filesystems": {"disk": {"kind": "nfs", "path": "/"}},
+            "software": {"mpi": {"flavour": "mpich", "launcher": [launcher]}, "python": "this"},
+        }
+    )
+
+
+def demo() -> Job:
+    return absolute(load_job(JOBS / "demo.yaml"), JOBS)
+
+
+@pytest.fixture
+def demo_run(tmp_path: Path) -> Run:
+    """jobs/demo.yaml, rendered for a Slurm cluster."""
+    profile, job = described(), demo()
+    return render(profile, None, job, JOBS / "demo.yaml", search(profile, job), tmp_path / "run")
+
+
+@pytest.fixture
+def command_script(tmp_path: Path) -> Callable[..., Script]:
+    """The script of a command that runs here on one rank: command_script("echo", "hi")."""
+
+    def make(*command: str, kind: str = "local", run: Path = tmp_path / "run", **options: object) -> Script:
+        launcher = options.pop("launcher", ("env",))
+        environment = options.pop("environment", ())
+        profile = described(kind, "srun" if kind == "slurm" else "env")
+        job = CommandJob.model_validate({"name": "mine", "command": command, **options})
+        place = Layout(None, 1, 1, 1, 0, 60.0, 10.0)
+        settings = Settings(place, (), environment, launcher, (), sys.executable)  # type: ignore[arg-type]
+        script = Script(Run(run), COMMAND, job, profile, settings, str(tmp_path))
+        script.path.parent.mkdir(parents=True)
+        script.path.write_text(script.text())
+        return script
+
+    return make
+
+
+@pytest.fixture
+def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
+    """fake_slurm("sbatch", "echo 7"): a command of that name, first on PATH, that notes its arguments in a file."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+    def add(name: str, body: str) -> Path:
+        calls = tmp_path / f"{name}.calls"
+        (folder / name).write_text(f'#!/bin/bash\nprintf "%s\\n" "$*" >>"{calls}"\n{body}\n')
+        (folder / name).chmod(0o755)
+        return calls
+
+    return add

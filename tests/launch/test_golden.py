@@ -1,0 +1,102 @@
+"""The scripts, whole. `make golden` accepts a change; read `git diff tests/golden` before you do."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import demo, described
+
+from hpcllm.cluster.profile import Profile, load_profile, shipped_profiles
+from hpcllm.cluster.user import User
+from hpcllm.derive.layout import layout
+from hpcllm.derive.settings import settings
+from hpcllm.job.spec import CommandJob, Job
+from hpcllm.launch.dag_scripts import run_local_sh, submit_sh
+from hpcllm.launch.pipeline import find_stage, stages
+from hpcllm.launch.script import Script
+from hpcllm.plan.search import search
+from hpcllm.run_directory import Run
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+RUN = Run(Path("/scratch/runs/first run"))
+PROFILES = [*sorted(path.stem for path in shipped_profiles().glob("*.yaml")), "local"]
+MINE = CommandJob.model_validate(
+    {
+        "name": "my trainer",
+        "command": ["python", "train.py", "--data", "two words", "$(not run)"],
+        "resources": {"nodes": 2, "time": "30m"},
+        "slurm": {"account": "research"},
+        "environment": {"GREETING": "it's 5 o'clock"},
+    }
+)
+
+
+def profile_named(name: str) -> Profile:
+    if name == "local":
+        return described("local", "mpirun")
+    return load_profile(shipped_profiles() / f"{name}.yaml")
+
+
+def script_of(profile: Profile, job: Job | CommandJob, stage_name: str) -> Script:
+    plan = search(profile, job) if isinstance(job, Job) else None
+    stage = find_stage(job, stage_name)
+    derived = settings(profile, job, layout(profile, job, plan, stage), User(), "/opt/hpcllm/bin/python")
+    cwd = str(RUN.root) if isinstance(job, Job) else "/home/me/my code"
+    return Script(RUN, stage, job, profile, derived, cwd)
+
+
+def demo_with_account() -> Job:
+    job = demo()
+    return job.model_copy(update={"slurm": job.slurm.model_copy(update={"account": "research"})})
+
+
+def command_for(name: str) -> CommandJob:
+    nodes = 1 if name == "local" else 2
+    return MINE.model_copy(update={"resources": MINE.resources.model_copy(update={"nodes": nodes})})
+
+
+def texts() -> dict[str, str]:
+    """Every golden file by its name."""
+    found = {}
+    for name in PROFILES:
+        profile = profile_named(name)
+        for script in (
+            script_of(profile, demo_with_account(), "train"),
+            script_of(profile, command_for(name), "command"),
+        ):
+            found[f"{name}-{script.path.name}"] = script.text()
+    rows = stages(demo())
+    found["submit.sh"] = submit_sh(RUN, rows)
+    found["run-local.sh"] = run_local_sh(RUN, [RUN.script(stage.id).name for stage in rows])
+    return found
+
+
+@pytest.mark.parametrize("name", texts())
+def test_a_script_is_as_it_was_accepted(name: str, request: pytest.FixtureRequest) -> None:
+    path, text = GOLDEN / name, texts()[name]
+    if request.config.getoption("--accept-golden", default=False):
+        path.write_text(text, encoding="utf-8")
+
+    assert path.exists(), f"{path} is missing; `make golden` writes it"
+    assert text == path.read_text(encoding="utf-8"), "changed; `make golden` accepts it"
+
+
+def test_no_golden_script_is_left_over() -> None:
+    assert {path.name for path in GOLDEN.iterdir()} == set(texts())
+
+
+@pytest.mark.parametrize("name", texts())
+def test_bash_and_shellcheck_find_nothing(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(texts()[name], encoding="utf-8")
+
+    subprocess.run(["bash", "-n", path], check=True)
+    if shutil.which("shellcheck"):
+        # what a site sources is not here to be read
+        checked = subprocess.run(
+            ["shellcheck", "--shell=bash", "--exclude=SC1091", path], capture_output=True, text=True
+        )
+        assert checked.returncode == 0, checked.stdout
