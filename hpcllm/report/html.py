@@ -30,6 +30,16 @@ MOST_CURVES = 6  # in one chart that can still be read
 
 WIDE, NARROW = 860, 356  # CSS pixels; the style shows one of the two
 
+FILTERS: dict[str, Callable[..., str]] = {
+    "quantity": words.quantity,
+    "ratio": words.ratio,
+    "result": words.result,
+    "moment": words.moment,
+    "model": words.model_name,
+    "task": words.task_title,
+    "visible": words.visible,
+}
+
 Chart = Callable[[int], Markup]
 
 
@@ -59,15 +69,15 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"quantity": words.quantity, "score": words.score, "ratio": words.ratio}
-    environment.filters |= {
-        "result": words.result,
-        "moment": words.moment,
-        "model": words.model_name,
-        "task": words.task_title,
+    environment.filters |= FILTERS
+    environment.globals |= {
+        "verdict": words.verdict,
+        "scores": words.scores,
+        "charts": run_charts,
+        "limits": _limits,
+        "shares": _shares,
+        "facts": _facts,
     }
-    environment.globals |= {"verdict": words.verdict, "scores": words.scores, "charts": run_charts}
-    environment.globals |= {"limits": _limits, "shares": _shares, "facts": _facts}
     return environment
 
 
