@@ -7,9 +7,8 @@ never from a position or a random number: more data, another machine or another 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from hpcllm.data.catalogs import read_catalog
@@ -19,6 +18,9 @@ from hpcllm.job import spec
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
+
+Stream = Literal["text", "source", "target"]
+"""What a run of tokens stands for: documents, or one side of the pairs."""
 
 
 @dataclass(frozen=True)
@@ -44,29 +46,20 @@ class Pair:
         return len(self.source.encode()) + len(self.target.encode())
 
 
+Item = SourceFile | Pair
+"""What is counted, divided among ranks and numbered: a document (not read yet) or a pair."""
+
+
 def documents(data: spec.Data, part: Part) -> Iterator[Document]:
     """The documents of one part, sorted by name; empty files are passed over.
 
     Raises UserError for a pattern without files, and for a file of the user's own that is not UTF-8. Files of Python
     and of packages that are not UTF-8 are left out.
     """
-    for file in document_files(data, part):
-        document = read_document(file)
-        if document is not None:
-            yield document
-
-
-def document_files(data: spec.Data, part: Part) -> list[SourceFile]:
-    """The files that hold the documents of one part, unread."""
     assert data.text is not None, "documents are asked of a job that has pairs"
-    files = find_files(data.text.files, data.text.exclude)
-    return [file for file in files if part_of(file.name, data.split) == part]
-
-
-def read_document(file: SourceFile) -> Document | None:
-    """The text of a file, or None when there is nothing in it to learn from."""
-    text = _read_text(file)
-    return Document(file.name, text) if text else None
+    for file in items(data)[part]:
+        for text in texts(file).values():
+            yield Document(_name(file), text)
 
 
 def pairs(data: spec.Data, part: Part) -> list[Pair]:
@@ -76,13 +69,24 @@ def pairs(data: spec.Data, part: Part) -> list[Pair]:
     Raises UserError for a pattern without files, files whose lines do not align, and a file that cannot be read.
     """
     assert data.pairs is not None, "pairs are asked of a job that has documents"
-    found = _of_catalogs(data.pairs) if data.pairs.gettext else _of_aligned_files(data.pairs)
-    first: dict[str, Pair] = {}
-    for pair in sorted(found, key=lambda pair: (pair.source, pair.target, pair.file)):
-        if _teaches(pair, data.pairs.minimum_words):
-            first.setdefault(pair.source, pair)
-    chosen = sorted(first.values(), key=lambda pair: _number(pair.source, 1))[: data.pairs.limit]
-    return [pair for pair in chosen if part_of(pair.source, data.split) == part]
+    return [pair for pair in items(data)[part] if isinstance(pair, Pair)]
+
+
+def items(data: spec.Data) -> dict[Part, list[Item]]:
+    """What there is in each part, in order: files that are not read yet, or pairs."""
+    found: Sequence[Item] = _pairs(data.pairs) if data.pairs else _files(data.text)
+    by_part: dict[Part, list[Item]] = {part: [] for part in PARTS}
+    for item in found:
+        by_part[part_of(_name(item), data.split)].append(item)
+    return by_part
+
+
+def texts(item: Item) -> dict[Stream, str]:
+    """The text of an item by its stream; nothing for a file that is empty, or not text."""
+    if isinstance(item, Pair):
+        return {"source": item.source, "target": item.target}
+    text = _read_text(item)
+    return {"text": text} if text else {}
 
 
 def part_of(name: str, split: spec.Split) -> Part:
@@ -100,6 +104,25 @@ def _number(name: str, which: int) -> int:
     """
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[8 * which : 8 * which + 8], "big")
+
+
+def _name(item: Item) -> str:
+    """What its part is drawn from."""
+    return item.source if isinstance(item, Pair) else item.name
+
+
+def _files(text: spec.TextFiles | None) -> list[SourceFile]:
+    assert text is not None
+    return find_files(text.files, text.exclude)
+
+
+def _pairs(pairs: spec.Pairs) -> list[Pair]:
+    found = _of_catalogs(pairs) if pairs.gettext else _of_aligned_files(pairs)
+    first: dict[str, Pair] = {}
+    for pair in sorted(found, key=lambda pair: (pair.source, pair.target, pair.file)):
+        if _teaches(pair, pairs.minimum_words):
+            first.setdefault(pair.source, pair)
+    return sorted(first.values(), key=lambda pair: _number(pair.source, 1))[: pairs.limit]
 
 
 def _teaches(pair: Pair, minimum_words: int) -> bool:
@@ -145,7 +168,7 @@ def _lines(file: SourceFile) -> list[str]:
 
 def _read_text(file: SourceFile) -> str | None:
     try:
-        return Path(file.path).read_bytes().decode("utf-8-sig")
+        return file.path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         if not file.own:
             return None

@@ -9,7 +9,7 @@ batch; the decoder is given BEGIN and the translation, and predicts the translat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -72,7 +72,7 @@ class Samples(Protocol):
 
 def train_batches(
     shards: Shards, job: Job, rank: int, world_size: int, first_step: int, micro_batch: int
-) -> Iterator[StepBatches]:
+) -> Generator[StepBatches, None, None]:
     """This rank's batches of the optimizer steps first_step (0 is the first of a run) up to job.train.steps.
 
     Step s holds the samples k of s·G ≤ k < (s+1)·G of the order (G: global batch); rank r takes k ≡ r (mod world_size).

@@ -40,9 +40,12 @@ def find_files(patterns: Sequence[str], exclude: Sequence[str] = ()) -> list[Sou
     found: dict[str, SourceFile] = {}
     for pattern in patterns:
         located = _locate(pattern)
-        names = [name for name in located.names() if not any(out.matches(os.path.join(located.root, name)) for out in left_out)]
-        paths = {name: Path(located.root, name) for name in names}
-        files = [SourceFile(n, path, path.stat().st_size, located.own) for n, path in paths.items() if path.is_file()]
+        paths = {name: os.path.join(located.root, name) for name in located.names()}
+        files = [
+            SourceFile(name, Path(path), os.path.getsize(path), located.own)
+            for name, path in paths.items()
+            if not any(out.matches(path) for out in left_out) and os.path.isfile(path)
+        ]
         if not files:
             raise UserError(f"data: {pattern}: matches no file in {located.root}; correct the path or its exclude")
         for file in files:

@@ -15,19 +15,19 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcllm.data.corpus import Stream
 from hpcllm.errors import HpcllmError
 from hpcllm.run_directory import atomic_path
 
 FORMAT = 1
 CHECKSUM_BLOCK_BYTES = 2**20
 
-Stream = Literal["text", "source", "target"]
 GROUPS: dict[Stream, str] = {"text": "/", "source": "/source", "target": "/target"}
 
 Tokens = NDArray[np.unsignedinteger[Any]]

@@ -15,9 +15,8 @@ import h5py
 import numpy as np
 
 from hpcllm.data import corpus
-from hpcllm.data.corpus import PARTS, Pair, Part
-from hpcllm.data.locator import SourceFile
-from hpcllm.data.shard_file import Stream, Tokens, token_dtype, write_shard_file
+from hpcllm.data.corpus import PARTS, Item, Pair, Part, Stream
+from hpcllm.data.shard_file import Tokens, token_dtype, write_shard_file
 from hpcllm.data.shards import Entry, Index, file_sha256, write_index
 from hpcllm.data.tokenizer import END, Tokenizer
 from hpcllm.job.spec import Data
@@ -36,18 +35,15 @@ class Group:
 
     part: Part
     number: int
-    items: tuple[SourceFile, ...] | tuple[Pair, ...]
+    items: list[Item]
 
 
 def plan_groups(data: Data) -> list[Group]:
     """What to write, from names and sizes alone. Raises UserError for text that is not there."""
     groups = []
-    for part in PARTS:
-        items: Sequence[SourceFile] | Sequence[Pair] = (
-            corpus.pairs(data, part) if data.pairs else corpus.document_files(data, part)
-        )
+    for part, items in corpus.items(data).items():
         ranges = _divide([item.size_bytes for item in items], data.shard_tokens)
-        groups += [Group(part, number, tuple(items[r.start : r.stop])) for number, r in enumerate(ranges)]  # type: ignore[arg-type]
+        groups += [Group(part, number, items[r.start : r.stop]) for number, r in enumerate(ranges)]
     return groups
 
 
@@ -107,24 +103,16 @@ def _write_group(run: Run, data: Data, tokenizer: Tokenizer, group: Group) -> It
         yield _write_shard(path, group.part, tokenizer, kept)
 
 
-def _encode(items: Sequence[SourceFile | Pair], tokenizer: Tokenizer) -> Iterator[_Encoded]:
+def _encode(items: Sequence[Item], tokenizer: Tokenizer) -> Iterator[_Encoded]:
     dtype = token_dtype(tokenizer.vocabulary_size)
     for first in range(0, len(items), _ENCODED_AT_ONCE):
-        read = [(item, _texts(item)) for item in items[first : first + _ENCODED_AT_ONCE]]
+        read = [(item, corpus.texts(item)) for item in items[first : first + _ENCODED_AT_ONCE]]
         ids = iter(tokenizer.encode_many([text for _, texts in read for text in texts.values()]))
         for item, texts in read:
             tokens = {stream: np.array([*next(ids), END], dtype) for stream in texts}
             if tokens:
                 file = item.file if isinstance(item, Pair) else item.name
                 yield _Encoded(file, tokens, {stream: len(text.encode()) for stream, text in texts.items()})
-
-
-def _texts(item: SourceFile | Pair) -> dict[Stream, str]:
-    """What is in an item; nothing, if it is empty or cannot be read as text."""
-    if isinstance(item, Pair):
-        return {"source": item.source, "target": item.target}
-    document = corpus.read_document(item)
-    return {"text": document.text} if document else {}
 
 
 def _cut(encoded: Iterable[_Encoded], shard_tokens: int) -> Iterator[list[_Encoded]]:

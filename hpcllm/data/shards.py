@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hpcllm.data.corpus import PARTS, Part
-from hpcllm.data.shard_file import FORMAT, Offsets, ShardFile, Stream, Tokens
+from hpcllm.data.corpus import PARTS, Part, Stream
+from hpcllm.data.shard_file import FORMAT, Offsets, ShardFile, Tokens
 from hpcllm.data.tokenizer import Tokenizer
 from hpcllm.errors import HpcllmError
 from hpcllm.run_directory import Run, read_json, write_json

@@ -200,7 +200,7 @@ def test_closing_ends_the_thread() -> None:
     next(batches)
     assert threading.active_count() == before + 1
 
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
 
     assert threading.active_count() == before
 
@@ -220,7 +220,7 @@ def test_it_works_so_far_ahead_and_no_further() -> None:
     assert enough.wait(timeout=10)
 
     assert max(made) == 4  # one taken, three waiting, one that waits for a place
-    ahead.close()  # type: ignore[attr-defined]
+    ahead.close()
 
 
 def test_what_goes_wrong_in_the_thread_is_raised_where_the_batch_is_asked_for(tmp_path: Path) -> None:
