@@ -85,7 +85,7 @@ def run_charts(summary: RunSummary) -> Mapping[str, Any]:
     """The charts of one run by name, each for a wide and a narrow screen; None where there are no numbers yet."""
     training, shares = summary.training, _shares(summary)
     timed = [_bar(stage) for stage in summary.stages if stage.start is not None]
-    scored = [task for task in SCORED if words.scores(summary, task)]
+    scored = [task for task in SCORED if len(words.scores(summary, task)) > 1]
     return {
         "loss": _twice(partial(_loss_chart, training)) if training and training.train_loss else None,
         "speed": _twice(partial(_speed_chart, summary, training)) if training and training.speed else None,
