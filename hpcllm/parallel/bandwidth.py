@@ -13,7 +13,7 @@ from hpcllm.parallel.checks import Link
 
 ALL_REDUCE_BYTES = (8, 2**16, 2**22)
 LINK_BYTES = 4 * 2**20
-LINK_TRIES = 3
+LINK_TRIES = 2
 MAX_PARTNERS = 8  # of one node, so that a thousand nodes take no longer than nine
 REPEAT_S = 0.2
 PINGS = 5

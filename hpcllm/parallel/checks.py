@@ -120,17 +120,16 @@ def check_counts(size: int, nodes: int, started: Started, asked: Expected, libra
     """As many ranks as asked, on as many nodes, in one world."""
     if size == 1 and (started.size or 1) > 1:
         return [_singletons(started, library)]
-    findings = []
     if asked.ranks not in (None, size):
         alone = size == 1 and started.size is None
         cause = "started without srun or mpirun" if alone else "the launcher was asked for another number"
-        action = f"start {asked.ranks} ranks: srun -n {asked.ranks} hpcllm preflight, or mpirun -n {asked.ranks} …"
-        findings.append(_error("ranks", f"found {size}; {asked.source} says {asked.ranks}", cause, action))
+        action = f"start {asked.ranks} ranks: srun -n {asked.ranks} …, or mpirun -n {asked.ranks} …"
+        return [_error("ranks", f"found {size}; {asked.source} says {asked.ranks}", cause, action)]
     if asked.nodes not in (None, nodes):
         cause = "the launcher put the ranks elsewhere than on all nodes of the allocation"
         action = "give the launcher the nodes: srun --nodes and --ntasks-per-node, mpirun -ppn or --map-by ppr:…:node"
-        findings.append(_error("nodes", f"the ranks are on {nodes}; {asked.nodes} were asked for", cause, action))
-    return findings
+        return [_error("nodes", f"the ranks are on {nodes}; {asked.nodes} were asked for", cause, action)]
+    return []
 
 
 def _singletons(started: Started, library: str) -> Finding:
@@ -182,9 +181,10 @@ def check_clocks(hosts: Sequence[str], offsets_s: Sequence[float]) -> list[Findi
     wrong = [(host, offset) for host, offset in zip(hosts, offsets_s, strict=True) if abs(offset) > CLOCK_SKEW_S]
     if not wrong:
         return []
-    what = ", ".join(f"{host} is {format_seconds(abs(t))} {'ahead' if t > 0 else 'behind'}" for host, t in wrong[:8])
+    side = {True: "ahead of", False: "behind"}
+    what = ", ".join(f"{host} is {format_seconds(abs(t))} {side[t > 0]} {hosts[0]}" for host, t in wrong[:8])
     cause = "time is not synchronized (chronyd or ntpd is not running there)"
-    return [_warning("clock", f"{what} of {hosts[0]}", cause, "tell the admins; times in logs of these nodes are off")]
+    return [_warning("clock", what, cause, "tell the admins; times in logs of these nodes are off")]
 
 
 def check_versions(facts: Sequence[RankFacts]) -> list[Finding]:
@@ -276,8 +276,8 @@ def _slow_fabric(nodes: Sequence[int], rate: float, hosts: Sequence[str], asked:
         f"{format_bytes_per_s(rate)} {between}; a rail of the profile's fabric does "
         f"{format_bytes_per_s(asked.rate_bytes_per_s)}",
         f"{one_slow}MPI goes over another network (TCP in place of the fabric)",
-        "see which network MPI uses (UCX_LOG_LEVEL=info, FI_LOG_LEVEL=info) and what the profile says under fabric; try "
-        "other nodes",
+        "see which network MPI uses (UCX_LOG_LEVEL=info, FI_LOG_LEVEL=info) and what the profile says under fabric, "
+        "or try other nodes",
     )
 
 

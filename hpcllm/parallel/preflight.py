@@ -2,8 +2,8 @@
 
     srun hpcllm preflight || exit 1
 
-As many ranks as asked on as many nodes, in one MPI world; no two on the same cores; one software everywhere; clocks that
-agree; an all-reduce that is right; no node whose link is slow. It imports no torch. Exit code 0: fine, 1: not.
+As many ranks as asked on as many nodes, in one MPI world; no two on the same cores; one software everywhere; clocks
+that agree; an all-reduce that is right; no node whose link is slow. It imports no torch. Exit code 0: fine, 1: not.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import platform
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,7 @@ def check(world: World, asked: Expected, watchdog: _Watchdog | None = None) -> R
     """Everything that there is to check in this world. Called by all ranks; rank 0's report is whole."""
     from mpi4py import MPI
 
-    say = watchdog.now if watchdog else lambda check: None
+    say: Callable[[str], None] = watchdog.now if watchdog else lambda check: None
     report = Report(world, asked, _library(MPI.Get_library_version()))
     say("counting the ranks")
     started = checks.started_as(os.environ)
@@ -94,7 +95,7 @@ def check(world: World, asked: Expected, watchdog: _Watchdog | None = None) -> R
     return report
 
 
-def _measure(world: World, comm: Any, report: Report, say: Any) -> None:
+def _measure(world: World, comm: Any, report: Report, say: Callable[[str], None]) -> None:
     from mpi4py import MPI
 
     from hpcllm.parallel import bandwidth
@@ -167,12 +168,8 @@ def _facts(world: World, library: str) -> RankFacts:
 
     cpus = frozenset(os.sched_getaffinity(0))
     allotted = os.environ.get("SLURM_CPUS_ON_NODE", "")
-    versions = {
-        "Python": platform.python_version(),
-        "hpcllm": __version__,
-        "mpi4py": mpi4py.__version__,
-        "MPI": library,
-    }
+    ours = {"Python": platform.python_version(), "hpcllm": __version__}
+    versions = {**ours, "mpi4py": mpi4py.__version__, "MPI": library}
     return RankFacts(
         world.rank,
         world.node,
@@ -219,9 +216,7 @@ class _Watchdog:
 
     def _abort(self, limit_s: float) -> None:
         where = f"rank {os.environ.get('PMI_RANK') or os.environ.get('SLURM_PROCID') or '?'} on {platform.node()}"
-        print(
-            f"preflight: {where}: no end of {self._check} after {limit_s:g} s: ending all", file=sys.stderr, flush=True
-        )
+        print(f"preflight: {where}: {self._check}: no end after {limit_s:g} s", file=sys.stderr, flush=True)
         last = threading.Timer(5, os._exit, [int(ExitCode.FAILED)])
         last.daemon = True
         last.start()
@@ -238,11 +233,7 @@ def _table(report: Report, took_s: float) -> str:
     asked = f" ({report.asked.source} says {report.asked.ranks})" if report.asked.ranks else ""
     lines = [f"preflight: {_many(world.size, 'rank')} on {_many(world.nodes, 'node')}{asked}; {report.library}"]
     lines += _node_lines(report)
-    lines += [
-        f"  all-reduce {format_bytes(one.bytes):>8}  {format_seconds(one.seconds):>8}  "
-        f"{format_bytes_per_s(one.bytes / one.seconds):>10}"
-        for one in report.all_reduce
-    ]
+    lines += [f"  all-reduce of {format_bytes(x.bytes):>7}: {format_seconds(x.seconds)}" for x in report.all_reduce]
     lines += [str(finding) for finding in report.findings]
     verdict = "not fit to start" if report.failed else "fit to start"
     return "\n".join([*lines, f"preflight: {verdict}, checked in {format_seconds(took_s)}"])
