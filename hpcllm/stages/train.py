@@ -57,8 +57,9 @@ def _train(run: Run, job: Job, plan: Plan, world: World, metrics: Metrics, stop:
 
     tokens, before = plan.micro_batch * job.model.context, resumed.precision if resumed else None
     chosen = choose(job.train.precision, before, job.model, tokens, world, device)
-    threads, shape = torch.get_num_threads(), (plan.micro_batch, plan.gradient_accumulation)
-    metrics.event("start", device=device, threads=threads, micro_batch_and_accumulation=shape, **asdict(chosen))
+    threads = torch.get_num_threads()
+    shape = {"micro_batch": plan.micro_batch, "gradient_accumulation": plan.gradient_accumulation}
+    metrics.event("start", **asdict(chosen), threads=threads, device=device, world_size=world.size, **shape)
     metrics.say(f"train: {chosen.precision} ({chosen.reason}); {threads} threads a rank")
 
     def save(step: int) -> None:
