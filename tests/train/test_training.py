@@ -13,12 +13,11 @@ from tiny_runs import events, losses, start_training, tiny_job, tiny_run, train_
 
 from hpcllm.errors import HpcllmError, Interrupted
 from hpcllm.run_directory import Run, read_json, read_jsonl
-from hpcllm.train import loop
+from hpcllm.train import checkpoint, loop
 from hpcllm.train.interrupt import stop_requests
 from hpcllm.train.loop import seed_dropout
 
 LONG = {"steps": 150, "validate_every_steps": 1000, "checkpoint": {"every_steps": 20, "keep": 2}}
-DROPOUT = {"dropout": 0.1}
 
 
 @pytest.mark.parametrize("architecture", ["decoder", "seq2seq"])
@@ -43,47 +42,39 @@ def test_smaller_micro_batches_give_the_losses_of_large_ones(tmp_path: Path, arc
 
 
 @pytest.mark.mpi
-@pytest.mark.parametrize("architecture", ["decoder", "seq2seq"])
-def test_two_ranks_give_the_losses_of_one_step_by_step(tmp_path: Path, architecture: str) -> None:
-    job = tiny_job(tmp_path, architecture)
-    alone = tiny_run(tmp_path / "1", job)
-    two = tiny_run(tmp_path / "2", job, world_size=2, micro_batch=2)
-    accumulating = tiny_run(tmp_path / "3", job, world_size=2, micro_batch=1)
+def test_two_ranks_give_the_losses_of_one_step_by_step(tmp_path: Path) -> None:
+    text, pairs = tiny_job(tmp_path), tiny_job(tmp_path, "seq2seq")
+    alone = [tiny_run(tmp_path / f"alone{i}", job) for i, job in enumerate((text, pairs, text))]
+    cuts = ((text, 2), (pairs, 2), (text, 1))  # the last one accumulates gradients
+    two = [tiny_run(tmp_path / f"two{i}", job, 2, micro_batch) for i, (job, micro_batch) in enumerate(cuts)]
 
-    train_here(alone)
-    trained(two)
-    trained(accumulating)
+    for run in alone:
+        train_here(run)
+    trained(*two)
 
-    assert losses(two) == pytest.approx(losses(alone), rel=1e-5)
-    assert losses(accumulating) == pytest.approx(losses(alone), rel=1e-5)
-    validations = [
-        [line["loss"] for line in read_jsonl(run.metrics_jsonl("validation"))] for run in (alone, two, accumulating)
-    ]
-    assert validations[1] == pytest.approx(validations[0], rel=1e-5)
-    assert validations[2] == pytest.approx(validations[0], rel=1e-5)
+    for ours, theirs in zip(two, alone, strict=True):
+        assert losses(ours) == pytest.approx(losses(theirs), rel=1e-5)
+        assert losses(ours, "validation") == pytest.approx(losses(theirs, "validation"), rel=1e-5)
 
 
 @pytest.mark.mpi
-def test_killed_or_stopped_in_the_middle_the_final_weights_are_those_of_an_uninterrupted_run(tmp_path: Path) -> None:
-    job = tiny_job(tmp_path, model=DROPOUT, **LONG)
-    whole, killed, stopped = (tiny_run(tmp_path / name, job, 2, 1) for name in ("whole", "killed", "stopped"))
-    trained(whole)
+def test_killed_and_then_stopped_the_final_weights_are_those_of_an_uninterrupted_run_to_the_bit(tmp_path: Path) -> None:
+    job = tiny_job(tmp_path, model={"dropout": 0.1}, **LONG)
+    whole, broken = (tiny_run(tmp_path / name, job, 2, 1) for name in ("whole", "broken"))
 
-    _start_and_signal(killed, signal.SIGKILL, after_step=30)
-    assert 20 <= max(checkpoint_steps(killed)) < 150
-    assert "resumed after step" in trained(killed)
+    killed = _start_and_signal(whole, broken, number=signal.SIGKILL, after_step=30)
+    last_saved = max(checkpoint.steps(broken))
+    stopped = _start_and_signal(broken, number=signal.SIGTERM, after_step=last_saved + 30)
+    stopped_at = max(checkpoint.steps(broken))
+    said = trained(broken)
 
-    code = _start_and_signal(stopped, signal.SIGTERM, after_step=30)
-    saved = checkpoint_steps(stopped)
-    assert code == 75
-    assert events(stopped)[-2:] == ["checkpoint", "interrupted"]
-    assert max(saved) == len(losses(stopped)) < 150
-    trained(stopped)
-
-    assert losses(stopped) == losses(whole)
-    assert weights(killed, 150) == weights(whole, 150) == weights(stopped, 150)
-    optimizers = [(run.checkpoint(150) / "optimizer.safetensors").read_bytes() for run in (killed, whole)]
-    assert optimizers[0] == optimizers[1]
+    assert (killed != 0, stopped) == (True, 75)
+    assert 20 <= last_saved < stopped_at < 150
+    assert events(broken).count("interrupted") == 1
+    assert f"resumed after step {stopped_at}" in said
+    assert latest_losses(broken) == latest_losses(whole)
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        assert (broken.checkpoint(150) / name).read_bytes() == (whole.checkpoint(150) / name).read_bytes()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
@@ -97,7 +88,7 @@ def test_a_signal_lets_the_step_finish_saves_once_and_interrupts(
         train_here(run)
 
     assert events(run) == ["start", "checkpoint", "checkpoint", "interrupted"]
-    assert checkpoint_steps(run) == [6, 4]
+    assert checkpoint.steps(run) == [6, 4]
 
 
 def test_a_signal_in_the_last_step_is_no_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,8 +192,9 @@ def test_outside_of_training_signals_do_what_they_did_before() -> None:
     assert signal.getsignal(signal.SIGUSR2) == before
 
 
-def checkpoint_steps(run: Run) -> list[int]:
-    return sorted((int(path.name.removeprefix("step-")) for path in run.checkpoints.glob("step-*")), reverse=True)
+def latest_losses(run: Run) -> dict[int, float]:
+    """By step, the latest attempt's."""
+    return {line["step"]: line["loss"] for line in read_jsonl(run.metrics_jsonl("train"))}
 
 
 def _signal_in_step(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,12 +209,13 @@ def _signal_in_step(step: int, number: signal.Signals, monkeypatch: pytest.Monke
     monkeypatch.setattr(loop, "learning_rate", learning_rate)
 
 
-def _start_and_signal(run: Run, number: signal.Signals, after_step: int) -> int:
-    """Start the stage on its ranks and send rank 0 the signal; the exit code of mpirun."""
-    process = start_training(run)
-    deadline = time.monotonic() + 60
-    while len(read_jsonl(run.metrics_jsonl("train"))) < after_step and time.monotonic() < deadline:
+def _start_and_signal(*runs: Run, number: signal.Signals, after_step: int) -> int:
+    """Train these runs on ranks, and send rank 0 the signal when the last one is so far; the exit code of mpirun."""
+    process, run = start_training(*runs), runs[-1]
+    deadline = time.monotonic() + 100
+    while not any(line["step"] == after_step for line in read_jsonl(run.metrics_jsonl("train"))):
         assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
         time.sleep(0.005)
     os.kill(read_json(run.state_json("30-train"))["pid"], number)
     process.communicate(timeout=60)

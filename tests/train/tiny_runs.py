@@ -18,7 +18,14 @@ from hpcllm.plan.search import search
 from hpcllm.run_directory import FORMAT, Run, read_json, read_jsonl, write_json
 from hpcllm.stages import shard, tokenizer, train
 
-HPCLLM = "import sys; from hpcllm.cli import main; sys.exit(main())"
+TRAIN_EACH = """
+import sys
+from hpcllm.cli import main
+
+for run in sys.argv[1:]:
+    if code := main(["stage", "train", run]):
+        sys.exit(code)
+"""
 MODEL = {"layers": 2, "width": 16, "heads": 2, "feed_forward": 32, "context": 16}
 
 
@@ -55,20 +62,20 @@ def tiny_run(folder: Path, job: Job, world_size: int = 1, micro_batch: int = 4) 
     return run
 
 
-def start_training(run: Run, threads: int = 1) -> subprocess.Popen[str]:
-    """The train stage as the scripts start it, on as many ranks as the plan says."""
+def start_training(*runs: Run) -> subprocess.Popen[str]:
+    """The train stage of these runs, one after another, on as many ranks as the last one's plan says."""
     beside = Path(sys.executable).with_name("mpirun")
     launcher = str(beside) if beside.exists() else shutil.which("mpirun")
     assert launcher is not None
-    ranks = read_json(run.plan_json)["world_size"]
-    command = [launcher, "-n", str(ranks), sys.executable, "-c", HPCLLM, "stage", "train", str(run.root)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    ranks = read_json(runs[-1].plan_json)["world_size"]
+    command = [launcher, "-n", str(ranks), sys.executable, "-c", TRAIN_EACH, *(str(run.root) for run in runs)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def trained(run: Run) -> str:
-    """Train to the end; what was said. Fails the test when the training does."""
-    process = start_training(run)
+def trained(*runs: Run) -> str:
+    """Train them to the end; what was said. Fails the test when the training does."""
+    process = start_training(*runs)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     return output
@@ -86,9 +93,9 @@ def weights(run: Run, step: int) -> bytes:
     return (run.checkpoint(step) / "model.safetensors").read_bytes()
 
 
-def losses(run: Run) -> list[float]:
-    """Of every step, in the order in which they were made."""
-    return [line["loss"] for line in read_jsonl(run.metrics_jsonl("train"))]
+def losses(run: Run, name: str = "train") -> list[float]:
+    """Of every line of metrics, in the order in which they were made."""
+    return [line["loss"] for line in read_jsonl(run.metrics_jsonl(name))]
 
 
 def events(run: Run) -> list[str]:
