@@ -16,6 +16,7 @@ from hpcllm.plan.ranks import Ranks, place
 from hpcllm.units import format_bytes, format_seconds
 
 MOST_REPAIRS = 12
+SHORT_CONTEXT = 64  # tokens; shorter than that, a smaller model is the better advice
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
 
@@ -35,7 +36,7 @@ def misfits(profile: Profile, job: Job, oversubscribe: bool = False) -> list[Mis
     ranks = place(profile, job)
     found = [
         _too_many_gpus(job, ranks),
-        None if oversubscribe and not ranks.on_gpus else _too_many_ranks(ranks),
+        None if oversubscribe and not ranks.on_gpus else _too_many_ranks(job, ranks),
         _too_many_nodes(profile, job, ranks),
         _too_long(profile, job, ranks),
         _batch_does_not_divide(job, ranks),
@@ -80,14 +81,14 @@ def _too_many_gpus(job: Job, ranks: Ranks) -> Misfit | None:
     )
 
 
-def _too_many_ranks(ranks: Ranks) -> Misfit | None:
+def _too_many_ranks(job: Job, ranks: Ranks) -> Misfit | None:
     if ranks.on_gpus and ranks.node.gpus:
-        most, what, hint = ranks.node.gpus.count, "GPUs", "one rank a GPU"
+        most, what, hint = job.resources.gpus_per_node or ranks.node.gpus.count, "GPUs", "one rank a GPU"
     else:
         most, what, hint = ranks.node.cores, "cores", "--oversubscribe takes them all the same, slowly"
     if ranks.per_node <= most:
         return None
-    reason = f"resources.ranks_per_node: {ranks.per_node} ranks on a node of {most} {what} ({hint})"
+    reason = f"resources.ranks_per_node: {ranks.per_node} ranks on a node with {most} {what} ({hint})"
     return Misfit(reason, {"resources.ranks_per_node": most})
 
 
@@ -166,31 +167,33 @@ def _memory_is_short(profile: Profile, job: Job, ranks: Ranks) -> Misfit | None:
 
 
 def _less_memory(profile: Profile, job: Job, ranks: Ranks) -> dict[str, Any]:
-    """The mildest change that fits: micro-batch, ranks a node (on CPUs), partition, context, layers, in this order."""
+    """The mildest change that fits: micro-batch, ranks of a node (on CPUs), partition, context, layers, in this order.
+
+    Where none does alone, the milder ones are taken as far as they go, and the next beside them.
+    """
     if job.train.micro_batch is not None:
         for micro_batch in memory.micro_batches(job, ranks):
             if micro_batch < job.train.micro_batch and memory.fits(job, ranks, micro_batch):
                 return {"train.micro_batch": micro_batch}
 
+    taken: dict[str, Any] = {} if job.train.micro_batch is None else {"train.micro_batch": 1}
+
     def fits_with(path: str, value: Any) -> bool:
-        smaller = changed(job, {path: value})
+        smaller = changed(job, {**taken, path: value})
         return memory.fits(smaller, place(profile, smaller), 1)
 
-    fewer = [n for n in range(ranks.per_node - 1, 0, -1) if ranks.per_node % n == 0 and not ranks.on_gpus]
-    choices = [("resources.ranks_per_node", n) for n in fewer]
-    choices += [("slurm.partition", name) for name in profile.scheduler.partitions]  # type: ignore[misc]
-    for path, value in choices:
-        if fits_with(path, value):
-            return {path: value, **_smallest_micro_batch(job)}
-    for path, now in (("model.context", job.model.context), ("model.layers", job.model.layers)):
-        largest = _largest(now - 1, lambda value, path=path: fits_with(path, value))  # type: ignore[misc]
-        if largest:
-            return {path: largest, **_smallest_micro_batch(job)}
-    return {}
-
-
-def _smallest_micro_batch(job: Job) -> dict[str, Any]:
-    return {} if job.train.micro_batch is None else {"train.micro_batch": 1}
+    fewer_ranks = [n for n in range(ranks.per_node - 1, 0, -1) if ranks.per_node % n == 0 and not ranks.on_gpus]
+    if best := next((n for n in fewer_ranks if fits_with("resources.ranks_per_node", n)), None):
+        return {**taken, "resources.ranks_per_node": best}
+    for name in profile.scheduler.partitions:
+        if fits_with("slurm.partition", name):
+            return {**taken, "slurm.partition": name}
+    taken |= {"resources.ranks_per_node": 1} if fewer_ranks else {}
+    if context := _largest(job.model.context, lambda tokens: fits_with("model.context", tokens)):
+        return {**taken, "model.context": context}
+    taken["model.context"] = min(job.model.context, SHORT_CONTEXT)
+    layers = _largest(job.model.layers, lambda layers: fits_with("model.layers", layers))
+    return {**taken, "model.layers": layers} if layers else {}
 
 
 def _largest(most: int, fits: Callable[[int], bool]) -> int:

@@ -13,6 +13,15 @@ from hpcllm.units import format_bytes, format_seconds, yaml_key
 
 Figures = dict[str, Figure]
 
+# What cannot be said without an input that nobody gave.
+ASKED = {
+    "step.compute_s": "computing",
+    "communication_s": "communication",
+    "step.data_s": "reading",
+    "checkpoint.write_s": "checkpoints",
+    "job_mtbf_s": "goodput",
+}
+
 
 def limits(
     job: Job, ranks: Ranks, figures: Figures, misfits: list[Misfit], nearest: dict[str, Any] | None
@@ -32,12 +41,12 @@ def nearest_text(changes: dict[str, Any] | None) -> str:
 
 
 def unknown(figures: Figures) -> list[str]:
-    """A line for each input that nobody gave, naming the figures that wait for it."""
+    """A line for each input that nobody gave, naming what waits for it."""
     waiting: dict[str, list[str]] = {}
-    for name in ("step.compute_s", "communication_s", "step.data_s", "checkpoint.write_s", "job_mtbf_s"):
+    for name, what in ASKED.items():
         for key in missing(figures[name], figures):
-            waiting.setdefault(key, []).append(name)
-    return [f"unknown: {', '.join(names)}; {_needs(key, figures)}" for key, names in waiting.items()]
+            waiting.setdefault(key, []).append(what)
+    return [f"unknown: {', '.join(what)}: {_needs(key, figures)}" for key, what in waiting.items()]
 
 
 def missing(figure: Figure, figures: Figures) -> list[str]:
@@ -54,7 +63,7 @@ def missing(figure: Figure, figures: Figures) -> list[str]:
 def _needs(key: str, figures: Figures) -> str:
     speed = figures["matmul_flops_per_s"]
     if key.endswith("gpus.model") and speed.value is None:
-        return f"{key} {speed.formula.removeprefix('unknown: ')}"
+        return f"{key} {speed.source.removeprefix('unknown: ')}"
     return f"needs {key}"
 
 

@@ -16,6 +16,7 @@ USABLE_SHARE = 0.8  # of the capacity; arXiv:2411.06465: below it none of 454 ru
 CUDA_CONTEXT_BYTES = 1 * GIB  # assumption, between 0.5 and 2 GiB on the systems that are known
 CPU_PROCESS_BYTES = round(0.35 * GIB)  # assumption: the interpreter with torch and MPI loaded
 MOST_TOKENS_OF_A_MICRO_BATCH = 32_768  # larger ones make no matmul faster
+PIECE_LOGITS = 2**24  # as in train/objective.py: so many logits are in fp32 at a time
 PREFIX = "memory_per_gpu_bytes."
 
 
@@ -119,18 +120,19 @@ def kept_bytes(job: Job, ranks: Ranks) -> Figure:
 
 
 def logits(job: Job, ranks: Ranks, micro_batch: int) -> Figure:
-    """The output and its loss, at their most: when backward begins, all activations are there too."""
-    in_16_bits = in_bf16(job, ranks)
+    """The output and its gradient, at their most: when backward begins, all activations are there too."""
     return Figure.of(
-        PREFIX + "logits", "bytes", "(β + 4 + 4 + 4)·s·b·V: logits, fp32 log-probabilities, two fp32 gradients",
+        PREFIX + "logits", "bytes", "2β·s·b·V + 8·min(s·b·V, piece): logits and gradients, a piece of the loss",
         {
-            "β": 2 if in_16_bits else 4,
+            "β": 2 if in_bf16(job, ranks) else 4,
             "model.context": job.model.context,
             "micro_batch": micro_batch,
             "data.tokenizer.vocabulary": job.data.tokenizer.most_tokens,
+            "piece": PIECE_LOGITS,
         },
-        lambda each, s, b, vocabulary: (each + 12) * s * b * vocabulary,
-        "torch's own log-softmax and cross-entropy, unfused; a fused loss keeps 4 to 6 bytes",
+        lambda each, s, b, vocabulary, piece:
+            2 * each * s * b * vocabulary + 8 * min(s * b * vocabulary, piece),
+        "the loss is computed piece by piece (train/objective.py); whole, it would take 12 bytes a logit",
     )  # fmt: skip
 
 
