@@ -126,10 +126,10 @@ def _loss_chart(training: Training, width: int) -> Markup:
 
 def _speed_chart(summary: RunSummary, training: Training, width: int) -> Markup:
     lines = [Line("measured", training.speed, "train")]
-    predicted = summary.plan.tokens_per_s if summary.plan else None
-    if predicted:
+    predicted = words.find(summary.predictions, "speed")
+    if predicted and predicted.before:
         ends = (training.speed[0][0], training.speed[-1][0])
-        lines.append(Line("predicted", [(step, predicted) for step in ends], "predicted"))
+        lines.append(Line("predicted", [(step, predicted.before) for step in ends], "predicted"))
     return charts.line_chart("speed over steps", lines, "tokens/s", width, words.tokens, from_zero=True, height=190)
 
 

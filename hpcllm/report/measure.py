@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -70,17 +71,12 @@ def predictions(plan: Plan | None, training: Training | None) -> tuple[Compariso
         ("writing a checkpoint", "s", "checkpoint.write_s", "checkpoint_write_s"),
         ("whole training", "s", "total_s", "total_s" if _is_complete(training) else ""),
     )
-    return tuple(
-        Comparison(
-            figure=figure,
-            unit=unit,
-            before=_dotted(plan, planned),
-            after=getattr(training, measured, None),
-            note=_unknown_because(plan, planned),
-        )
+    compared = [
+        Comparison(figure, unit, _dotted(plan, planned), getattr(training, measured, None), _missing(plan, planned))
         for figure, unit, planned, measured in rows
-        if plan is not None or getattr(training, measured, None) is not None
-    )
+    ]
+    kept = [row for row in compared if plan is not None or row.after is not None]
+    return tuple(_without_padding(row, plan, training) if row.figure == "speed" else row for row in kept)
 
 
 def compression(evaluations: Iterable[Evaluation]) -> tuple[Comparison, ...]:
@@ -153,19 +149,29 @@ def _dotted(plan: Plan | None, path: str) -> float | None:
     return number(found)
 
 
-def _unknown_because(plan: Plan | None, path: str) -> str:
+def _without_padding(row: Comparison, plan: Plan | None, training: Training | None) -> Comparison:
+    """The predicted speed in tokens that are learned from, as it is measured: the plan counts padded sequences."""
+    padded = next((f.value for f in plan.figures if f.name == "tokens_per_step"), None) if plan else None
+    if row.before is None or training is None or not padded:
+        return row
+    share = training.tokens / len(training.train_loss) / padded if training.train_loss else 1.0
+    if share > 0.995:
+        return row
+    return replace(row, before=row.before * share, note=f"without padding, which is {1 - share:.0%} of a step's tokens")
+
+
+def _missing(plan: Plan | None, path: str) -> str:
     """`needs nodes.local.flops`: the inputs that nobody gave, for a figure that has no value for want of them."""
     if plan is None or _dotted(plan, path) is not None:
         return ""
-    figures = {figure.name: figure for figure in plan.figures}
-    missing = dict.fromkeys(_missing(figures, path))
-    return f"needs {', '.join(missing)}" if missing else ""
+    names = dict.fromkeys(_unknown_inputs({figure.name: figure for figure in plan.figures}, path))
+    return f"needs {', '.join(names)}" if names else ""
 
 
-def _missing(figures: Mapping[str, Figure], name: str) -> Iterator[str]:
+def _unknown_inputs(figures: Mapping[str, Figure], name: str) -> Iterator[str]:
     """The names of the unknown inputs of a figure, followed through the figures that it is made of."""
     if name not in figures:
         yield name
     elif figures[name].value is None:
         for inner in (key for key, value in figures[name].inputs.items() if value is None):
-            yield from _missing(figures, inner)
+            yield from _unknown_inputs(figures, inner)

@@ -54,7 +54,7 @@ class Comparison:
     before: float | None
     after: float | None
     note: str = ""
-    """Why a side is unknown."""
+    """Why a side is unknown, or how the two were made comparable."""
 
     @property
     def ratio(self) -> float | None:

@@ -60,10 +60,9 @@ def _comparison(before: str, after: str, rows: Sequence[Comparison]) -> Table:
     for name in (before, after, "ratio"):
         table.add_column(name, justify="right")
     for row in rows:
-        unknown = "unknown" if row.before is None else words.quantity(row.before, row.unit)
-        table.add_row(
-            words.task_title(row.figure), unknown, words.quantity(row.after, row.unit), words.ratio(row.ratio)
-        )
+        first = "unknown" if row.before is None else words.result(row.before, row.figure, row.unit)
+        second = words.result(row.after, row.figure, row.unit)
+        table.add_row(words.task_title(row.figure), first, second, words.ratio(row.ratio))
     return table
 
 

@@ -81,9 +81,9 @@ def score(value: float | None, task: str = "") -> str:
 
 
 def result(value: float | None, task: str, unit: str) -> str:
-    """A result with its unit, as its task is customarily written."""
-    is_customary = task in TASKS and TASKS[task].digits is not None
-    return score(value, task) if is_customary else quantity(value, unit)
+    """A result as its task is customarily written: a score says its unit by its name, a size or a speed does not."""
+    is_score = task in TASKS and task not in ("size", "decoding-speed")
+    return score(value, task) if is_score else quantity(value, unit)
 
 
 def ratio(value: float | None) -> str:
@@ -170,7 +170,7 @@ def elapsed_s(stages: Sequence[StageTime]) -> float | None:
 
 def _headline(summary: RunSummary) -> list[tuple[str, str]]:
     training, plan = summary.training, summary.plan
-    size = _find(summary.compression, "size")
+    size = find(summary.compression, "size")
     return [
         ("state", standing(summary)),
         ("cluster", summary.cluster or NOT_YET),
@@ -227,7 +227,7 @@ def _scored(task: str, value: float | None) -> str:
 
 
 def _speed(summary: RunSummary) -> str:
-    training, predicted = summary.training, _find(summary.predictions, "speed")
+    training, predicted = summary.training, find(summary.predictions, "speed")
     if training is None or training.tokens_per_s is None:
         return ""
     beside = f", {predicted.ratio:.2f} times what was predicted" if predicted and predicted.ratio else ""
@@ -235,13 +235,17 @@ def _speed(summary: RunSummary) -> str:
 
 
 def _compression(summary: RunSummary) -> str:
-    size, speed = _find(summary.compression, "size"), _find(summary.compression, "decoding-speed")
+    size, speed = find(summary.compression, "size"), find(summary.compression, "decoding-speed")
     if size is None or not size.ratio:
         return ""
     task = main_task(summary)
-    quality = _find(summary.compression, task) if task else None
-    cost = f", {_scored(task, quality.before)} → {score(quality.after, task)}" if task and quality else ""
-    pace = f", and decodes at {speed.ratio:.2f} times the speed" if speed and speed.ratio else ""
+    quality = find(summary.compression, task) if task else None
+    cost = (
+        f" ({task_title(task)} {score(quality.before, task)} → {score(quality.after, task)})"
+        if task and quality
+        else ""
+    )
+    pace = f" and decodes at {speed.ratio:.2f} times the speed" if speed and speed.ratio else ""
     return f"The compressed model is {1 / size.ratio:.1f} times smaller{cost}{pace}."
 
 
@@ -249,7 +253,8 @@ def _first(stages: Iterable[StageTime], outcome: str) -> StageTime | None:
     return next((stage for stage in stages if stage.outcome == outcome), None)
 
 
-def _find(rows: Iterable[Comparison], figure: str | None) -> Comparison | None:
+def find(rows: Iterable[Comparison], figure: str | None) -> Comparison | None:
+    """The row of that figure, if there is one."""
     return next((row for row in rows if row.figure == figure), None)
 
 

@@ -37,6 +37,7 @@ PLAN = Plan(
     limits=("compute: 95 % of a step", "memory: 18 % of 4 GiB"), partition=None,
     checkpoint_every_steps=200, total_s=327.0,
     figures=(
+        Figure("tokens_per_step", 4096, "tokens", "global_batch × context", {}),
         Figure("step.compute_s", 0.52, "s", "flops_per_token × tokens / flops_per_s", {"tokens": 4096}, "PaLM, app. B"),
         Figure("step.data_s", None, "s", "bytes_of_a_step / read rate", {"bytes_of_a_step": 8192, "rate": None}),
         Figure("rate", None, "B/s", "read rate of the scratch filesystem", {"filesystems.disk.read": None}),

@@ -75,6 +75,17 @@ def test_an_unknown_prediction_says_which_input_is_missing(finished: Run) -> Non
     assert row.note == "needs filesystems.disk.read"
 
 
+def test_the_predicted_speed_is_compared_without_the_padding_that_the_plan_counts(unstarted: Run) -> None:
+    for step in (1, 2):
+        line = {"attempt": 1, "step": step, "loss": 1.0, "targets": 1024, "tokens_per_s": 1500.0}
+        append_jsonl(unstarted.metrics_jsonl("train"), line)
+
+    speed = _row(collect(unstarted).predictions, "speed")
+
+    assert speed.before == pytest.approx(7515.0 / 4)
+    assert "75%" in speed.note
+
+
 def test_half_a_training_is_not_held_against_the_prediction_of_the_whole(unstarted: Run) -> None:
     write_training(unstarted, steps=100, interrupted_at=None)
 
