@@ -217,6 +217,7 @@ class Resources(Record):
     """How much of the cluster."""
 
     nodes: Positive = 1
+    """Nodes that the ranks are spread over."""
     ranks_per_node: Positive | None = None
     """One MPI rank a GPU, or as many as asked on CPUs; left out, the profile decides."""
     gpus_per_node: Annotated[int, Field(ge=0)] | None = None
