@@ -217,7 +217,7 @@ def _x_axis(x: Scale, y: Scale, label: str) -> list[Markup]:
     for at in x.ticks(4 if x.end - x.start < 320 else 7):
         parts += [
             _line(x(at), bottom, x(at), bottom + 4, "axis"),
-            _text(x(at), bottom + 17, f"{at:.6g}", "tick middle"),
+            _text(x(at), bottom + 17, f"{at:,.6g}", "tick middle"),
         ]
     return [*parts, _text((x.start + x.end) / 2, bottom + 33, label, "unit middle")]
 
