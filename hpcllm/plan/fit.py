@@ -191,9 +191,11 @@ def _less_memory(profile: Profile, job: Job, ranks: Ranks) -> dict[str, Any]:
     taken |= {"resources.ranks_per_node": 1} if fewer_ranks else {}
     if context := _largest(job.model.context, lambda tokens: fits_with("model.context", tokens)):
         return {**taken, "model.context": context}
-    taken["model.context"] = min(job.model.context, SHORT_CONTEXT)
-    layers = _largest(job.model.layers, lambda layers: fits_with("model.layers", layers))
-    return {**taken, "model.layers": layers} if layers else {}
+    for shorter in ({}, {"model.context": min(job.model.context, SHORT_CONTEXT)}):
+        taken |= shorter
+        if layers := _largest(job.model.layers, lambda layers: fits_with("model.layers", layers)):
+            return {**taken, "model.layers": layers}
+    return {}
 
 
 def _largest(most: int, fits: Callable[[int], bool]) -> int:

@@ -87,7 +87,7 @@ def activations(job: Job, ranks: Ranks, micro_batch: int) -> Figure:
             "kept_bytes": kept_bytes(job, ranks).value,
         },
         lambda layers, s, b, kept: layers * s * b * kept,
-        "outside the layers, an embedding's dropout and a last norm keep about as much as a fifth of a layer: left out",
+        "outside the layers, an embedding's dropout and a last norm keep about as much as a sixth of a layer: left out",
     )  # fmt: skip
 
 
