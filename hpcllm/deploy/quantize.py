@@ -39,12 +39,10 @@ MODEL, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 
 
 def quantize_rows(w_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """(q_ND int8, s_N fp32): each row by the scale that makes its largest entry ±127. A row of zeros has scale 1."""
-    largest_N = w_ND.abs().amax(dim=-1)
-    s_N = torch.where(largest_N > 0, largest_N / LARGEST, 1.0)
-    # A row of denormal numbers has no representable scale; the clamp keeps it finite.
-    s_N = s_N.clamp(min=torch.finfo(s_N.dtype).tiny)
-    return (w_ND / s_N[:, None]).round().clamp(-LARGEST, LARGEST).to(torch.int8), s_N
+    """(q_ND int8, s_N fp32): each row by the scale that makes its largest entry ±127."""
+    # A row of zeros still needs a scale to be divided by.
+    s_N = (w_ND.abs().amax(dim=-1) / LARGEST).clamp_(min=torch.finfo(w_ND.dtype).tiny)
+    return (w_ND / s_N[:, None]).round_().to(torch.int8), s_N
 
 
 class Int8Matrix(nn.Module):
@@ -63,7 +61,8 @@ class Int8Matrix(nn.Module):
         """x [..., D] -> x·Wᵀ [..., N]."""
         q_MD, s_M = quantize_rows(x.flatten(0, -2))
         sums_MN = torch._int_mm(q_MD, self.values.t())  # int32: exact for any width below 133,144
-        return (sums_MN * s_M[:, None] * self.scale).view(*x.shape[:-1], -1)
+        y_MN = sums_MN.float().mul_(s_M[:, None]).mul_(self.scale)
+        return y_MN.view(*x.shape[:-1], -1)
 
     def rows(self, numbers: Tensor) -> Tensor:
         """Rows of W by their numbers: [...] -> [..., D]."""

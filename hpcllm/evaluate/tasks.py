@@ -70,9 +70,10 @@ def perplexity(evaluated: Evaluated) -> None:
     size = measured.batch_size(job.model.context, shards.vocabulary_size)
     batches = loader.evaluation_batches(shards, job, world.rank, world.size, size)
     num_windows = shards.num_documents if job.data.pairs else -(-stream.num_tokens // job.model.context)
-    progress = ProgressLines(evaluated.stage.name, -(-num_windows // size), quiet=world.rank > 0)
+    num_batches = -(-num_windows // size)
+    progress = ProgressLines(evaluated.stage.name, num_batches, quiet=world.rank > 0)
     nats, num_targets = measured.measure(
-        evaluated.model, batches, world, lambda done: progress(min(num_windows, done * world.size), "perplexity")
+        evaluated.model, batches, world, lambda done: progress(min(num_batches, done * world.size), "perplexity")
     )
     if not math.isfinite(nats):
         raise HpcllmError(
