@@ -42,7 +42,7 @@ from torch.distributed import ReduceOp
 from torch.futures import Future
 
 NAME = "mpi4py"
-PIECE_BYTES = 8 * 2**20  # of a tensor that is reduced at a time: scratch memory stays in the cache and is used again
+PIECE_BYTES = 4 * 2**20  # of a tensor that is reduced at a time: scratch memory stays in the cache and is used again
 GRACE_S = 5.0  # for the others to fail by themselves, before a failed rank ends them
 
 REDUCTIONS: dict[Any, Callable[..., Tensor]] = {
@@ -167,14 +167,15 @@ class MpiProcessGroup(dist.ProcessGroup):
         with _flat(tensor) as flat:
             for piece in flat.split(_piece(flat)):
                 counts = _even(piece.numel(), self.size())
-                piece.split(counts)[self.rank()].copy_(self._reduced_slice(piece, counts, op))
+                self._reduce_slices(piece, counts, op, out=piece.split(counts)[self.rank()])
                 self._comm.Allgatherv(MPI.IN_PLACE, _spec(piece, counts))
 
     def _reduce(self, tensor: Tensor, op: Any, root: int) -> None:
         with _flat(tensor) as flat:
             for piece in flat.split(_piece(flat)):
                 counts = _even(piece.numel(), self.size())
-                mine = self._reduced_slice(piece, counts, op).to(piece.dtype)
+                mine = piece.new_empty(counts[self.rank()])
+                self._reduce_slices(piece, counts, op, out=mine)
                 self._comm.Gatherv(_spec(mine), _spec(piece, counts) if self.rank() == root else None, root)
 
     def _reduce_scatter_single(self, output: Tensor, input: Tensor, op: Any) -> None:
@@ -184,22 +185,26 @@ class MpiProcessGroup(dist.ProcessGroup):
             start = 0
             for piece in flat.split(max(1, _piece(flat) // self.size())):
                 starts = [rank * flat.numel() + start for rank in range(self.size())]
-                piece.copy_(self._reduced_slice(flat_input, [piece.numel()] * self.size(), op, starts))
+                self._reduce_slices(flat_input, [piece.numel()] * self.size(), op, piece, starts)
                 start += piece.numel()
 
     def _reduce_scatter(self, output: Tensor, inputs: list[Tensor], op: Any) -> None:
         counts = [tensor.numel() for tensor in inputs]
-        output.copy_(self._reduced_slice(_joined(inputs), counts, op).view_as(output))
+        with _flat(output) as flat:
+            self._reduce_slices(_joined(inputs), counts, op, out=flat)
 
-    def _reduced_slice(self, flat: Tensor, counts: list[int], op: Any, starts: list[int] | None = None) -> Tensor:
-        """This rank's slice of `flat`, of `counts[rank]` elements, reduced over the ranks in rank order."""
-        mine = counts[self.rank()]
-        received = flat.new_empty(self.size(), mine)
-        self._comm.Alltoallv(_spec(flat, counts, starts), _spec(received, [mine] * self.size()))
-        total = received[0].to(ADDED_IN.get(flat.dtype, flat.dtype))
-        for contribution in received[1:]:
-            REDUCTIONS[op](total, contribution, out=total)
-        return total.div_(self.size()) if op == ReduceOp.AVG else total
+    def _reduce_slices(
+        self, flat: Tensor, counts: list[int], op: Any, out: Tensor, starts: list[int] | None = None
+    ) -> None:
+        """Reduce slice r of `flat` over the ranks into `out` of rank r. `out` may be that slice; the others stay."""
+        size, rank, mine = self.size(), self.rank(), counts[self.rank()]
+        starts = starts or [sum(counts[:peer]) for peer in range(size)]
+        own = flat[starts[rank] : starts[rank] + mine]
+        received = flat.new_empty(size - 1, mine)
+        sent = [count if peer != rank else 0 for peer, count in enumerate(counts)]
+        taken = [mine if peer != rank else 0 for peer in range(size)]
+        self._comm.Alltoallv(_spec(flat, sent, starts), _spec(received, taken))
+        _fold(op, [*received[:rank], own, *received[rank:]], out, scratch=received[0] if size > 1 else own)
 
     def _broadcast(self, tensor: Tensor, root: int) -> None:
         with _flat(tensor) as flat:
@@ -444,6 +449,22 @@ def _operation(opts: Any, tensors: list[Tensor]) -> Any:
     if op == ReduceOp.AVG and not all(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors):
         raise ValueError(f"mpi4py backend: AVG of {tensors[0].dtype}; reduce by SUM and divide")
     return op
+
+
+def _fold(op: Any, contributions: list[Tensor], out: Tensor, scratch: Tensor) -> None:
+    """The contributions reduced from the first to the last. `out` may be one of them, for it is written last.
+
+    `scratch` is the earliest contribution that another rank sent: nobody needs it once it is in the total.
+    """
+    wide = ADDED_IN.get(out.dtype)
+    total = contributions[0] if wide is None else contributions[0].to(wide)
+    for number, contribution in enumerate(contributions[1:], start=2):
+        into = total if wide else out if number == len(contributions) else scratch
+        total = REDUCTIONS[op](total, contribution, out=into)
+    if op == ReduceOp.AVG:
+        total = total.div_(len(contributions))
+    if total is not out:
+        out.copy_(total)
 
 
 def _checked(tensors: list[Tensor]) -> list[Tensor]:

@@ -34,11 +34,12 @@ def mpirun() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
-def passes_on(mpirun: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[[int, str], None]:
-    """passes_on(ranks, file): every test of over_ranks/file passes on every one of so many ranks."""
+def passes_on(mpirun: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., None]:
+    """passes_on(ranks, *files): every test of these files of over_ranks/ passes on every one of so many ranks."""
 
-    def check(ranks: int, file: str) -> None:
-        ended = mpirun(ranks, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", FILES / file)
+    def check(ranks: int, *files: str) -> None:
+        paths = [FILES / file for file in files]
+        ended = mpirun(ranks, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *paths)
         assert ended.returncode == 0, ended.stdout + ended.stderr
 
     return check

@@ -32,13 +32,10 @@ dist.init_process_group("mpi4py", store=dist.HashStore(), rank=1, world_size=2)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
-def test_collectives_agree_with_one_process(passes_on, ranks):
-    passes_on(ranks, "ranks_collectives.py")
+def test_collectives_and_training_agree_with_one_process(passes_on, ranks):
+    training = ["ranks_data_parallel.py"] if ranks > 1 else []
 
-
-@pytest.mark.parametrize("ranks", [2, 3, 4])
-def test_training_agrees_with_one_process(passes_on, ranks):
-    passes_on(ranks, "ranks_data_parallel.py")
+    passes_on(ranks, "ranks_collectives.py", *training)
 
 
 def test_one_failing_rank_ends_those_that_wait_for_it(mpirun):
