@@ -8,14 +8,21 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import ConfigDict, model_validator
 
 from hpcllm.job import presets
 from hpcllm.source import Record
 
 
+def _preset_or_shape(schema: dict[str, Any]) -> None:
+    """For editors: what a shape requires, a preset brings."""
+    schema["anyOf"] = [{"required": ["preset"]}, {"required": schema.pop("required")}]
+
+
 class ModelSpec(Record):
     """A Transformer's shape. `preset` fills it in; keys beside it win."""
+
+    model_config = ConfigDict(json_schema_extra=_preset_or_shape)
 
     preset: str | None = None
     """A published shape by its name, such as gpt2-124m."""

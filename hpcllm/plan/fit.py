@@ -190,7 +190,7 @@ def _less_memory(profile: Profile, job: Job, ranks: Ranks) -> dict[str, Any]:
             return {**taken, "slurm.partition": name}
     taken |= {"resources.ranks_per_node": 1} if fewer_ranks else {}
     if context := _largest(job.model.context, lambda tokens: fits_with("model.context", tokens)):
-        return {**taken, "model.context": context}
+        return {**taken, "model.context": context // 64 * 64 or context}
     for shorter in ({}, {"model.context": min(job.model.context, SHORT_CONTEXT)}):
         taken |= shorter
         if layers := _largest(job.model.layers, lambda layers: fits_with("model.layers", layers)):
@@ -199,9 +199,9 @@ def _less_memory(profile: Profile, job: Job, ranks: Ranks) -> dict[str, Any]:
 
 
 def _largest(most: int, fits: Callable[[int], bool]) -> int:
-    """The largest number up to `most` that fits, 0 if none does; rounded down to a multiple of 64 where it can be."""
+    """The largest number up to `most` that fits, 0 if none does."""
     low, high = 0, most
     while low < high:
         middle = math.ceil((low + high) / 2)
         low, high = (middle, high) if fits(middle) else (low, middle - 1)
-    return low // 64 * 64 or low
+    return low

@@ -115,6 +115,14 @@ def test_every_preset_is_a_shape(name: str):
     assert preset(name).parameters(1000) > 1000
 
 
+def test_an_editor_accepts_a_preset_in_place_of_a_shape():
+    schema = ModelSpec.model_json_schema()
+
+    assert "required" not in schema
+    assert {"required": ["preset"]} in schema["anyOf"]
+    assert {"required": ["layers", "width", "heads", "feed_forward", "context"]} in schema["anyOf"]
+
+
 def test_counting_needs_no_torch():
     script = "import sys, hpcllm.job.spec; print({'torch', 'mpi4py', 'h5py'} & {*sys.modules})"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
