@@ -1,11 +1,11 @@
-"""What Slurm says of jobs: one batched query, asked of whoever answers, and its words turned into ours."""
+"""What Slurm says of jobs: asked for all of them at once, of whoever knows, and its words turned into ours."""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -65,12 +65,13 @@ class SlurmJob:
 
 
 def query(job_ids: Sequence[str]) -> dict[str, SlurmJob]:
-    """Jobs by id, of those that anybody still knows: sacct is asked first, then squeue, then scontrol.
+    """Jobs by id, of those that anybody still knows, by one question for all to each who has to be asked.
 
-    Some sites have no accounting, and the controller forgets a finished job after MinJobAge (300 s by default).
+    squeue knows what is queued or running now; accounting lags it by seconds, but keeps what has ended. Some sites have
+    no accounting: then scontrol knows what ended less than MinJobAge (300 s by default) ago.
     """
     found: dict[str, SlurmJob] = {}
-    for ask in (_sacct, _squeue, _scontrol):
+    for ask in (_squeue, _sacct, _scontrol):
         missing = [job_id for job_id in job_ids if job_id not in found]
         if missing:
             found |= {job.job_id: job for job in ask(missing) if job.job_id in missing}
@@ -105,7 +106,7 @@ def _sacct(job_ids: Sequence[str]) -> list[SlurmJob]:
 
 
 def _squeue(job_ids: Sequence[str]) -> list[SlurmJob]:
-    command = ["squeue", "--noheader", "--states=all", "--format=%i|%T|%S|%e|%N|%r|", f"--jobs={_list(job_ids)}"]
+    command = ["squeue", "--noheader", "--format=%i|%T|%S|%e|%N|%r|", f"--jobs={_list(job_ids)}"]
     return _rows(command)
 
 
@@ -126,12 +127,12 @@ def _rows(command: Sequence[str]) -> list[SlurmJob]:
 
 
 def _answer(command: Sequence[str]) -> str:
-    """What a query says; nothing where it fails, since another one may know."""
+    """What a query says, of the jobs that it knows; nothing where it fails, since another one may know."""
     try:
         done = slurm(command)
     except UserError:
         return ""
-    return done.stdout if done.returncode == 0 else ""
+    return done.stdout
 
 
 def _job(fields: Sequence[str]) -> SlurmJob:
@@ -161,6 +162,3 @@ def _time(text: str) -> float | None:
 
 def _list(job_ids: Sequence[str]) -> str:
     return ",".join(job_ids)
-
-
-Query = Callable[[Sequence[str]], dict[str, SlurmJob]]

@@ -18,6 +18,7 @@ from hpcllm.run_directory import Run, write_json
 
 # What sbatch says, and what to do about it. The words are Slurm's (slurm_errno.c).
 _REMEDIES = {
+    "configuration source": "this machine belongs to no Slurm cluster; go to a login node, or set SLURM_CONF",
     "account": "give another one: --account NAME (sacctmgr show associations user=$USER lists yours)",
     "qos": "give another one: --qos NAME (sacctmgr show associations user=$USER format=account,qos lists yours)",
     "time limit": "ask for less: --time, or another --partition (sinfo -o '%P %l' shows the limits)",
