@@ -24,14 +24,12 @@ the others too, which would otherwise wait for it for ever.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import queue
 import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -39,25 +37,13 @@ import torch.distributed as dist
 from mpi4py import MPI
 from torch import Tensor
 from torch.distributed import ReduceOp
-from torch.futures import Future
+
+from hpcllm.parallel.mpi_buffers import REDUCTIONS, even, flat_rows, flat_view, fold, joined, spec
+from hpcllm.parallel.mpi_work import Collective, Message
 
 NAME = "mpi4py"
 PIECE_BYTES = 4 * 2**20  # of a tensor that is reduced at a time: scratch memory stays in the cache and is used again
 GRACE_S = 5.0  # for the others to fail by themselves, before a failed rank ends them
-
-REDUCTIONS: dict[Any, Callable[..., Tensor]] = {
-    ReduceOp.SUM: torch.add,
-    ReduceOp.AVG: torch.add,
-    ReduceOp.PRODUCT: torch.mul,
-    ReduceOp.MIN: torch.minimum,
-    ReduceOp.MAX: torch.maximum,
-    ReduceOp.BAND: torch.bitwise_and,
-    ReduceOp.BOR: torch.bitwise_or,
-    ReduceOp.BXOR: torch.bitwise_xor,
-}
-ADDED_IN = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
-
-Spec = list[Any]  # what mpi4py calls a buffer specification: [memory, (counts, displacements), type]
 
 _alive: set[MpiProcessGroup] = set()
 
@@ -68,8 +54,8 @@ class MpiProcessGroup(dist.ProcessGroup):
     def __init__(self, comm: MPI.Intracomm) -> None:
         super().__init__(comm.rank, comm.size)  # type: ignore[call-arg]  # the form for subclasses
         self._comm = comm
-        self._asked: queue.Queue[_Collective | None] = queue.Queue()
-        self._messages: list[_Message] = []
+        self._asked: queue.Queue[Collective | None] = queue.Queue()
+        self._messages: list[Message] = []
         self._group_name, self._group_desc = "", ""
         self._start_thread()
 
@@ -147,41 +133,41 @@ class MpiProcessGroup(dist.ProcessGroup):
 
     def send(self, tensors: list[Tensor], destination: int, tag: int) -> dist.Work:
         flat = _checked(tensors)[0].detach().contiguous()
-        return self._sent(_Message(self._comm.Isend(_spec(flat), destination, tag), flat))
+        return self._sent(Message(self._comm.Isend(spec(flat), destination, tag), flat))
 
     def recv(self, tensors: list[Tensor], source: int, tag: int) -> dist.Work:
         tensor = _checked(tensors)[0].detach()
         flat = tensor.contiguous()
-        return self._sent(_Message(self._comm.Irecv(_spec(flat), source, tag), flat, tensor))
+        return self._sent(Message(self._comm.Irecv(spec(flat), source, tag), flat, tensor))
 
     def recv_anysource(self, tensors: list[Tensor], tag: int) -> dist.Work:
         return self.recv(tensors, MPI.ANY_SOURCE, tag)
 
-    def _sent(self, message: _Message) -> dist.Work:
+    def _sent(self, message: Message) -> dist.Work:
         self._messages = [other for other in self._messages if not other.is_completed()] + [message]
         return message
 
     # What the thread does.
 
     def _all_reduce(self, tensor: Tensor, op: Any) -> None:
-        with _flat(tensor) as flat:
+        with flat_view(tensor) as flat:
             for piece in flat.split(_piece(flat)):
-                counts = _even(piece.numel(), self.size())
+                counts = even(piece.numel(), self.size())
                 self._reduce_slices(piece, counts, op, out=piece.split(counts)[self.rank()])
-                self._comm.Allgatherv(MPI.IN_PLACE, _spec(piece, counts))
+                self._comm.Allgatherv(MPI.IN_PLACE, spec(piece, counts))
 
     def _reduce(self, tensor: Tensor, op: Any, root: int) -> None:
-        with _flat(tensor) as flat:
+        with flat_view(tensor) as flat:
             for piece in flat.split(_piece(flat)):
-                counts = _even(piece.numel(), self.size())
+                counts = even(piece.numel(), self.size())
                 mine = piece.new_empty(counts[self.rank()])
                 self._reduce_slices(piece, counts, op, out=mine)
-                self._comm.Gatherv(_spec(mine), _spec(piece, counts) if self.rank() == root else None, root)
+                self._comm.Gatherv(spec(mine), spec(piece, counts) if self.rank() == root else None, root)
 
     def _reduce_scatter_single(self, output: Tensor, input: Tensor, op: Any) -> None:
         _same_size(input, output.numel() * self.size())
         flat_input = input.contiguous().view(-1)
-        with _flat(output) as flat:
+        with flat_view(output) as flat:
             start = 0
             for piece in flat.split(max(1, _piece(flat) // self.size())):
                 starts = [rank * flat.numel() + start for rank in range(self.size())]
@@ -190,8 +176,8 @@ class MpiProcessGroup(dist.ProcessGroup):
 
     def _reduce_scatter(self, output: Tensor, inputs: list[Tensor], op: Any) -> None:
         counts = [tensor.numel() for tensor in inputs]
-        with _flat(output) as flat:
-            self._reduce_slices(_joined(inputs), counts, op, out=flat)
+        with flat_view(output) as flat:
+            self._reduce_slices(joined(inputs), counts, op, out=flat)
 
     def _reduce_slices(
         self, flat: Tensor, counts: list[int], op: Any, out: Tensor, starts: list[int] | None = None
@@ -203,43 +189,43 @@ class MpiProcessGroup(dist.ProcessGroup):
         received = flat.new_empty(size - 1, mine)
         sent = [count if peer != rank else 0 for peer, count in enumerate(counts)]
         taken = [mine if peer != rank else 0 for peer in range(size)]
-        self._comm.Alltoallv(_spec(flat, sent, starts), _spec(received, taken))
-        _fold(op, [*received[:rank], own, *received[rank:]], out, scratch=received[0] if size > 1 else own)
+        self._comm.Alltoallv(spec(flat, sent, starts), spec(received, taken))
+        fold(op, [*received[:rank], own, *received[rank:]], out, scratch=received[0] if size > 1 else own)
 
     def _broadcast(self, tensor: Tensor, root: int) -> None:
-        with _flat(tensor) as flat:
-            self._comm.Bcast(_spec(flat), root)
+        with flat_view(tensor) as flat:
+            self._comm.Bcast(spec(flat), root)
 
     def _all_gather_single(self, output: Tensor, input: Tensor) -> None:
         _same_size(output, input.numel() * self.size())
-        with _flat(output) as flat:
+        with flat_view(output) as flat:
             mine = flat.view(self.size(), -1)[self.rank()]
             if mine.data_ptr() != input.data_ptr():  # FSDP hands in a part of the output
                 mine.copy_(input.reshape(-1))
-            self._comm.Allgather(MPI.IN_PLACE, _spec(flat))
+            self._comm.Allgather(MPI.IN_PLACE, spec(flat))
 
     def _all_gather(self, outputs: list[Tensor], input: Tensor) -> None:
-        with _flat_rows(outputs) as (flat, counts):
+        with flat_rows(outputs) as (flat, counts):
             _same_size(input, counts[self.rank()])
-            self._comm.Allgatherv(_spec(input.contiguous()), _spec(flat, counts))
+            self._comm.Allgatherv(spec(input.contiguous()), spec(flat, counts))
 
     def _gather(self, outputs: list[Tensor], input: Tensor, root: int) -> None:
         if self.rank() != root:
-            self._comm.Gatherv(_spec(input.contiguous()), None, root)
+            self._comm.Gatherv(spec(input.contiguous()), None, root)
             return
-        with _flat_rows(outputs) as (flat, counts):
-            self._comm.Gatherv(_spec(input.contiguous()), _spec(flat, counts), root)
+        with flat_rows(outputs) as (flat, counts):
+            self._comm.Gatherv(spec(input.contiguous()), spec(flat, counts), root)
 
     def _scatter(self, output: Tensor, inputs: list[Tensor], root: int) -> None:
         counts = [tensor.numel() for tensor in inputs]
-        with _flat(output) as flat:
-            source = _spec(_joined(inputs), counts) if self.rank() == root else None
-            self._comm.Scatterv(source, _spec(flat), root)
+        with flat_view(output) as flat:
+            source = spec(joined(inputs), counts) if self.rank() == root else None
+            self._comm.Scatterv(source, spec(flat), root)
 
     def _all_to_all(self, outputs: list[Tensor], inputs: list[Tensor]) -> None:
         counts = [tensor.numel() for tensor in inputs]
-        with _flat_rows(outputs) as (flat, output_counts):
-            self._comm.Alltoallv(_spec(_joined(inputs), counts), _spec(flat, output_counts))
+        with flat_rows(outputs) as (flat, output_counts):
+            self._comm.Alltoallv(spec(joined(inputs), counts), spec(flat, output_counts))
 
     def _rows(self, tensor: Tensor, sizes: list[int]) -> list[Tensor]:
         """A tensor cut along its first dimension: one part a rank, equal ones where no sizes are given."""
@@ -251,7 +237,7 @@ class MpiProcessGroup(dist.ProcessGroup):
 
     def _ask(self, run: Callable[[], object], tensors: list[Tensor]) -> dist.Work:
         """Let the thread run it. The Work is done, or raises in wait(), when the thread has."""
-        collective = _Collective(run, _checked(tensors))
+        collective = Collective(run, _checked(tensors))
         self._asked.put(collective)
         return collective
 
@@ -325,76 +311,6 @@ class MpiProcessGroup(dist.ProcessGroup):
         return self._group_desc
 
 
-class _Collective(dist.Work):
-    """A collective that was asked for. Its future holds the tensors, or the error."""
-
-    def __init__(self, run: Callable[[], object], tensors: list[Tensor]) -> None:
-        super().__init__()
-        self._error: Exception | None = None
-        self._asked: Future[None] = Future()
-        # Only what a callback raises becomes an error of the future that C++ sees (DDP); set_exception sets a value.
-        self._done = self._asked.then(lambda _: self._run(run, tensors))
-
-    def start(self) -> None:
-        """Run it, in the thread that calls."""
-        self._asked.set_result(None)
-
-    def _run(self, run: Callable[[], object], tensors: list[Tensor]) -> list[Tensor]:
-        try:
-            with torch.inference_mode():
-                run()
-        except Exception as error:
-            self._error = error
-            raise
-        return tensors
-
-    def wait(self, timeout: timedelta | None = None) -> bool:
-        try:
-            self._done.wait()
-        except RuntimeError as error:
-            raise (self._error or error) from None
-        return True
-
-    def get_future(self) -> Future[list[Tensor]]:
-        return self._done
-
-    def is_completed(self) -> bool:
-        return self._done.done()
-
-    def exception(self) -> Exception | None:
-        return self._error
-
-
-class _Message(dist.Work):
-    """A send or a receive under way. MPI drives it while anybody waits for anything."""
-
-    def __init__(self, request: MPI.Request, flat: Tensor, received: Tensor | None = None) -> None:
-        super().__init__()
-        self._request = request
-        self._flat = flat  # MPI reads or writes it until the request is complete
-        self._received = received
-        self._status = MPI.Status()
-
-    def wait(self, timeout: timedelta | None = None) -> bool:
-        self._request.Wait(self._status)
-        self._finish()
-        return True
-
-    def is_completed(self) -> bool:
-        done = self._request.Test(self._status)
-        if done:
-            self._finish()
-        return done
-
-    def _finish(self) -> None:
-        if self._received is not None and self._received.data_ptr() != self._flat.data_ptr():
-            self._received.copy_(self._flat)
-        self._received = None
-
-    def _source_rank(self) -> int:
-        return self._status.Get_source()
-
-
 def _create(options: Any, backend_options: Any) -> MpiProcessGroup:
     """What torch calls for a new group, on its members only."""
     if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
@@ -451,22 +367,6 @@ def _operation(opts: Any, tensors: list[Tensor]) -> Any:
     return op
 
 
-def _fold(op: Any, contributions: list[Tensor], out: Tensor, scratch: Tensor) -> None:
-    """The contributions reduced from the first to the last. `out` may be one of them, for it is written last.
-
-    `scratch` is the earliest contribution that another rank sent: nobody needs it once it is in the total.
-    """
-    wide = ADDED_IN.get(out.dtype)
-    total = contributions[0] if wide is None else contributions[0].to(wide)
-    for number, contribution in enumerate(contributions[1:], start=2):
-        into = total if wide else out if number == len(contributions) else scratch
-        total = REDUCTIONS[op](total, contribution, out=into)
-    if op == ReduceOp.AVG:
-        total = total.div_(len(contributions))
-    if total is not out:
-        out.copy_(total)
-
-
 def _checked(tensors: list[Tensor]) -> list[Tensor]:
     for tensor in tensors:
         if tensor.device.type != "cpu" or tensor.layout != torch.strided:
@@ -482,50 +382,8 @@ def _same_size(tensor: Tensor, numel: int) -> None:
         raise ValueError(f"mpi4py backend: found a tensor of {tensor.numel()} elements where {numel} belong")
 
 
-@contextlib.contextmanager
-def _flat(tensor: Tensor) -> Iterator[Tensor]:
-    """The elements in one row, to change in place: the tensor's own memory, or a copy that is copied back."""
-    flat = tensor.contiguous().view(-1)
-    yield flat
-    if flat.data_ptr() != tensor.data_ptr():
-        tensor.copy_(flat.view_as(tensor))
-
-
-@contextlib.contextmanager
-def _flat_rows(tensors: list[Tensor]) -> Iterator[tuple[Tensor, list[int]]]:
-    """One row to receive several tensors in, and their sizes; it is dealt out to them afterwards."""
-    counts = [tensor.numel() for tensor in tensors]
-    flat = tensors[0].new_empty(sum(counts))
-    yield flat, counts
-    for tensor, part in zip(tensors, flat.split(counts), strict=True):
-        tensor.copy_(part.view_as(tensor))
-
-
-def _joined(tensors: list[Tensor]) -> Tensor:
-    return torch.cat([tensor.reshape(-1) for tensor in tensors]) if tensors else torch.empty(0)
-
-
-def _spec(tensor: Tensor, counts: list[int] | None = None, starts: list[int] | None = None) -> Spec:
-    """A contiguous tensor as MPI takes it, whole or cut into parts of `counts` elements. MPI sees bytes.
-
-    The array keeps the tensor alive while MPI is at it; an address would not.
-    """
-    memory = tensor.detach().view(-1).view(torch.uint8).numpy()
-    if counts is None:
-        return [memory, MPI.BYTE]
-    width = tensor.element_size()
-    displacements = None if starts is None else [start * width for start in starts]
-    return [memory, ([count * width for count in counts], displacements), MPI.BYTE]
-
-
 def _piece(flat: Tensor) -> int:
     return PIECE_BYTES // flat.element_size()
-
-
-def _even(numel: int, parts: int) -> list[int]:
-    """Sizes of `parts` parts that differ by one at most."""
-    size, longer = divmod(numel, parts)
-    return [size + (part < longer) for part in range(parts)]
 
 
 dist.Backend.register_backend(NAME, _create, extended_api=True, devices=["cpu"])
