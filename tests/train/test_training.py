@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import events, losses, start_training, tiny_job, tiny_run, train_here, trained, weights
+from tiny_runs import ended, events, losses, start_training, tiny_job, tiny_run, train_here, trained, weights
 
 from hpcllm.errors import HpcllmError, Interrupted
-from hpcllm.run_directory import Run, read_json, read_jsonl
+from hpcllm.run_directory import Run, read_json, read_jsonl, write_json
 from hpcllm.train import checkpoint, loop
 from hpcllm.train.interrupt import stop_requests
 from hpcllm.train.loop import seed_dropout
@@ -21,7 +22,7 @@ LONG = {"steps": 150, "validate_every_steps": 1000, "checkpoint": {"every_steps"
 
 
 @pytest.mark.parametrize("architecture", ["decoder", "seq2seq"])
-def test_a_few_sequences_are_learned_by_heart(tmp_path: Path, architecture: str) -> None:
+def test_the_training_text_is_learned(tmp_path: Path, architecture: str) -> None:
     job = tiny_job(tmp_path, architecture, {"width": 32, "layers": 1}, steps=120, schedule={"warmup_steps": 20})
     run = tiny_run(tmp_path / "run", job)
 
@@ -44,17 +45,18 @@ def test_smaller_micro_batches_give_the_losses_of_large_ones(tmp_path: Path, arc
 @pytest.mark.mpi
 def test_two_ranks_give_the_losses_of_one_step_by_step(tmp_path: Path) -> None:
     text, pairs = tiny_job(tmp_path), tiny_job(tmp_path, "seq2seq")
-    alone = [tiny_run(tmp_path / f"alone{i}", job) for i, job in enumerate((text, pairs, text))]
-    cuts = ((text, 2), (pairs, 2), (text, 1))  # the last one accumulates gradients
-    two = [tiny_run(tmp_path / f"two{i}", job, 2, micro_batch) for i, (job, micro_batch) in enumerate(cuts)]
+    one_text, one_pairs = tiny_run(tmp_path / "one-text", text), tiny_run(tmp_path / "one-pairs", pairs)
+    two_text, two_pairs = tiny_run(tmp_path / "two-text", text, 2, 2), tiny_run(tmp_path / "two-pairs", pairs, 2, 2)
+    accumulating = tiny_run(tmp_path / "accumulating", text, 2, micro_batch=1)
+    train_here(one_text)
+    train_here(one_pairs)
+    moved = _moved_to_two_ranks(one_text, tmp_path / "moved", after_step=8)
 
-    for run in alone:
-        train_here(run)
-    trained(*two)
+    trained(two_text, two_pairs, accumulating, moved)
 
-    for ours, theirs in zip(two, alone, strict=True):
-        assert losses(ours) == pytest.approx(losses(theirs), rel=1e-5)
-        assert losses(ours, "validation") == pytest.approx(losses(theirs, "validation"), rel=1e-5)
+    for two, one in ((two_text, one_text), (two_pairs, one_pairs), (accumulating, one_text), (moved, one_text)):
+        assert latest_losses(two) == pytest.approx(latest_losses(one), rel=1e-5)
+        assert latest_losses(two, "validation") == pytest.approx(latest_losses(one, "validation"), rel=1e-5)
 
 
 @pytest.mark.mpi
@@ -192,9 +194,20 @@ def test_outside_of_training_signals_do_what_they_did_before() -> None:
     assert signal.getsignal(signal.SIGUSR2) == before
 
 
-def latest_losses(run: Run) -> dict[int, float]:
+def latest_losses(run: Run, name: str = "train") -> dict[int, float]:
     """By step, the latest attempt's."""
-    return {line["step"]: line["loss"] for line in read_jsonl(run.metrics_jsonl("train"))}
+    return {line["step"]: line["loss"] for line in read_jsonl(run.metrics_jsonl(name))}
+
+
+def _moved_to_two_ranks(run: Run, to: Path, after_step: int) -> Run:
+    """A copy of a run that has come to this step, to go on from there on two ranks."""
+    moved = Run(shutil.copytree(run.root, to))
+    shutil.rmtree(moved.state)
+    for step in checkpoint.steps(moved):
+        if step > after_step:
+            shutil.rmtree(moved.checkpoint(step))
+    write_json(moved.plan_json, {**read_json(run.plan_json), "world_size": 2, "micro_batch": 2})
+    return moved
 
 
 def _signal_in_step(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,5 +231,5 @@ def _start_and_signal(*runs: Run, number: signal.Signals, after_step: int) -> in
         assert time.monotonic() < deadline
         time.sleep(0.005)
     os.kill(read_json(run.state_json("30-train"))["pid"], number)
-    process.communicate(timeout=60)
+    ended(process)
     return process.returncode

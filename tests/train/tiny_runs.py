@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from hpcllm.cluster.detect import local_profile
 from hpcllm.job.spec import Job, frozen_job
 from hpcllm.launch.pipeline import find_stage
@@ -76,9 +78,18 @@ def start_training(*runs: Run) -> subprocess.Popen[str]:
 def trained(*runs: Run) -> str:
     """Train them to the end; what was said. Fails the test when the training does."""
     process = start_training(*runs)
-    output, _ = process.communicate(timeout=120)
+    output = ended(process)
     assert process.returncode == 0, output
     return output
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    """What it said until its end; a training that hangs is ended, and fails the test."""
+    try:
+        return process.communicate(timeout=120)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        pytest.fail(f"no end after two minutes: {process.communicate()[0]}")
 
 
 def train_here(run: Run, attempt: int = 1) -> None:
@@ -93,9 +104,9 @@ def weights(run: Run, step: int) -> bytes:
     return (run.checkpoint(step) / "model.safetensors").read_bytes()
 
 
-def losses(run: Run, name: str = "train") -> list[float]:
-    """Of every line of metrics, in the order in which they were made."""
-    return [line["loss"] for line in read_jsonl(run.metrics_jsonl(name))]
+def losses(run: Run) -> list[float]:
+    """Of every step, in the order in which they were made."""
+    return [line["loss"] for line in read_jsonl(run.metrics_jsonl("train"))]
 
 
 def events(run: Run) -> list[str]:
