@@ -1,0 +1,119 @@
+"""Submitting where Slurm cannot be made to do it: on a machine without one, and when it breaks in the middle."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import described
+
+from hpcllm.errors import UserError
+from hpcllm.job.spec import CommandJob, frozen_any_job
+from hpcllm.launch.dag_scripts import sbatch_tokens
+from hpcllm.launch.pipeline import stages
+from hpcllm.launch.render import render
+from hpcllm.launch.submit import submit
+from hpcllm.run_directory import Run, read_json, write_json
+
+Fake = Callable[[str, str], Path]
+# Gives the ids 1, 2, 3, …; the third submission is refused where FAIL is set. What it is asked is in sbatch.calls.
+SBATCH = """
+[[ $1 == --test-only ]] && exit 0
+number=$(grep -c parsable "$(dirname "$0")/../sbatch.calls")
+[[ -n ${FAIL:-} && $number == 3 ]] && { echo "sbatch: error: Socket timed out on send/recv operation" >&2; exit 1; }
+echo "$number;cluster"
+"""
+
+
+def quiet(fake_slurm: Fake) -> None:
+    for name in ("sacct", "squeue", "scontrol"):
+        fake_slurm(name, "exit 1")
+
+
+def test_a_machine_without_slurm_is_told_so_and_what_to_do(demo_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    with pytest.raises(
+        UserError, match="sbatch: not found: this machine has no Slurm; go to a login node .* hpcllm run"
+    ):
+        submit(demo_run)
+    assert not demo_run.jobs_json.exists()
+
+
+def test_a_run_rendered_for_one_machine_is_not_submitted(tmp_path: Path) -> None:
+    job = CommandJob.model_validate({"name": "mine", "command": ["true"]})
+    run = render(described("local", "mpirun"), None, job, None, None, tmp_path / "run")
+
+    with pytest.raises(UserError, match=r"rendered for somewhere, which has no Slurm; run it here: hpcllm run"):
+        submit(run)
+
+
+def test_a_dry_run_says_every_command_and_gives_none(demo_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    commands = submit(demo_run, dry_run=True)
+
+    script = shlex.quote(str(demo_run.script("30-train")))
+    expected = f"sbatch --parsable --dependency=afterok:JOB_OF_shard --kill-on-invalid-dep=yes {script}"
+    assert commands["train"] == expected
+
+
+def test_every_stage_waits_for_those_before_it(demo_run: Run, fake_slurm: Fake) -> None:
+    calls = fake_slurm("sbatch", SBATCH)
+    quiet(fake_slurm)
+
+    made = submit(demo_run)
+
+    assert made == {stage.name: str(i + 1) for i, stage in enumerate(stages(frozen_any_job(demo_run)))}
+    assert read_json(demo_run.jobs_json) == {name: [job_id] for name, job_id in made.items()}
+    gather = [line for line in calls.read_text().splitlines() if "parsable" in line and "90-gather" in line]
+    assert f"--dependency=afterok:{made['evaluate']}:{made['evaluate-compressed']} " in gather[0]
+
+
+def test_submit_sh_gives_the_same_commands(demo_run: Run, fake_slurm: Fake) -> None:
+    calls = fake_slurm("sbatch", SBATCH)
+
+    subprocess.run(["bash", demo_run.submit_sh], check=True)
+
+    ids = {name: found[0] for name, found in read_json(demo_run.jobs_json).items()}
+    rows = stages(frozen_any_job(demo_run))
+    expected = [" ".join(sbatch_tokens(demo_run, row, [ids[name] for name in row.after])[1:]) for row in rows]
+    assert calls.read_text().splitlines() == expected
+    assert subprocess.run(["bash", demo_run.submit_sh], capture_output=True).returncode == 2  # not a second time
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_when_one_submission_breaks_the_earlier_ones_are_cancelled(
+    demo_run: Run, fake_slurm: Fake, monkeypatch: pytest.MonkeyPatch, by_hand: bool
+) -> None:
+    fake_slurm("sbatch", SBATCH)
+    quiet(fake_slurm)
+    cancelled = fake_slurm("scancel", "")
+    monkeypatch.setenv("FAIL", "1")
+
+    if by_hand:
+        assert subprocess.run(["bash", demo_run.submit_sh], capture_output=True).returncode == 1
+    else:
+        with pytest.raises(UserError, match="Socket timed out"):
+            submit(demo_run)
+
+    assert cancelled.read_text().split() == ["1", "2"]
+    assert not demo_run.jobs_json.exists()
+
+
+def test_a_second_submit_adds_only_what_is_missing(demo_run: Run, fake_slurm: Fake) -> None:
+    fake_slurm("sbatch", SBATCH)
+    fake_slurm("squeue", "echo '9|RUNNING|100|N/A|n1|None|'")
+    fake_slurm("sacct", "echo '8|COMPLETED|10|20|n1|None|0:0'; echo '7|FAILED|30|40|n1|None|1:0'")
+    fake_slurm("scontrol", "exit 1")
+    write_json(demo_run.jobs_json, {"tokenizer": ["8"], "shard": ["9"], "train": ["7"]})
+
+    made = submit(demo_run)
+
+    assert list(made) == ["train", "evaluate", "compress", "evaluate-compressed", "gather"]
+    assert read_json(demo_run.jobs_json)["train"] == ["7", made["train"]]
+    asked = (demo_run.root.parent / "sbatch.calls").read_text()
+    assert f"--dependency=afterok:9 --kill-on-invalid-dep=yes {demo_run.script('30-train')}" in asked
