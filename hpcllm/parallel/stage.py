@@ -17,7 +17,8 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from hpcllm.errors import ExitCode, HpcllmError, Interrupted, UserError
@@ -34,27 +35,26 @@ GRACE_S = 2.0
 
 def run_stage(run: Run, name: str) -> None:
     """Do one stage, or nothing if it is done. Raises HpcllmError with the exit code that the script acts on."""
-    job = frozen_job(run)
-    stage = find_stage(job, name)
+    stage = find_stage(frozen_job(run), name)
     world = World.of_mpi() if stage.ranks == "all" else World.alone()
-    _check_ranks(run, stage, world)
-    key = stage_key(run, stage)
-    if world.broadcast(_is_done(run, stage, key) if world.rank == 0 else None):
-        _say(world, f"{stage.id}: done already, nothing to do")
-        return
-    refusal = world.broadcast(_refusal(run, stage) if world.rank == 0 else None)
-    if refusal:
-        raise UserError(refusal)
-    module, function = stage.program.split(":")
     try:
+        _check_ranks(run, stage, world)
+        key = stage_key(run, stage)
+        if world.broadcast(world.rank == 0 and _is_done(run, stage, key)):
+            _say(world, f"{stage.id}: done already, nothing to do")
+            return
+        refusal = world.broadcast(_refusal(run, stage) if world.rank == 0 else None)
+        if refusal:
+            raise UserError(refusal)
+        module, function = stage.program.split(":")
         with _recorded(run, stage, world, key):
             getattr(importlib.import_module(module), function)(run, stage, world)
     except Interrupted:  # every rank agreed on it and has saved
         raise
     except Exception as error:
-        if world.comm is None or world.size == 1:
-            raise
-        _abort(run, stage, world, error)
+        if world.size > 1:
+            _abort(stage, world, error)
+        raise
 
 
 def stage_key(run: Run, stage: Stage) -> str:
@@ -82,6 +82,14 @@ def _check_ranks(run: Run, stage: Stage, world: World) -> None:
         else "start it as scripts/ does, or render the job for this number of ranks"
     )
     raise UserError(f"{stage.id}: found {world.size} MPI ranks; the plan has {expected}; {likely}")
+
+
+def _found(run: Run, stage: Stage, key: str) -> tuple[bool, str | None]:
+    """Whether the stage is done, and why it must not start. A damaged record is a reason that all ranks hear of."""
+    try:
+        return _is_done(run, stage, key), _refusal(run, stage)
+    except HpcllmError as error:
+        return False, str(error)
 
 
 def _is_done(run: Run, stage: Stage, key: str) -> bool:
@@ -139,11 +147,21 @@ def _recorded(run: Run, stage: Stage, world: World, key: str) -> Iterator[None]:
         raise
     finally:
         ended.set()
-        if world.rank == 0:
+        if world.rank != 0 and outcome == "failed":
+            state = _still_running(path)
+            message = f"rank {world.rank} on {socket.gethostname()}: {message}"
+        if state:
             write_json(path, {**state, "outcome": outcome, "message": message, "exit_code": code, "end": time.time()})
 
 
-def _abort(run: Run, stage: Stage, world: World, error: Exception) -> None:
+def _still_running(path: Path) -> dict[str, Any]:
+    """The record as rank 0 began it, if rank 0 does not end it by itself: it may have met the same failure."""
+    time.sleep(GRACE_S)
+    state: dict[str, Any] = read_json(path)
+    return state if state["outcome"] == "running" else {}
+
+
+def _abort(stage: Stage, world: World, error: Exception) -> None:
     """One rank's failure ends all ranks, which would otherwise wait for it for ever. Rank 0 speaks first.
 
     A mistake that every rank finds is so told once; one that only another rank finds is told by that rank.
@@ -151,21 +169,16 @@ def _abort(run: Run, stage: Stage, world: World, error: Exception) -> None:
     if world.rank != 0:
         time.sleep(GRACE_S)
     message = str(error) if isinstance(error, HpcllmError) else "".join(traceback.format_exception(error))
-    where = f"rank {world.rank} on {socket.gethostname()}"
-    print(f"hpcllm: {stage.id}: {where}: {message}", file=sys.stderr, flush=True)
-    code = int(error.exit_code if isinstance(error, HpcllmError) else ExitCode.FAILED)
-    state = read_json(run.state_json(stage.id))
-    if state["outcome"] == "running":
-        end = {"outcome": "failed", "message": f"{where}: {error}", "exit_code": code, "end": time.time()}
-        write_json(run.state_json(stage.id), {**state, **end})
+    print(f"hpcllm: {stage.id}: rank {world.rank} on {socket.gethostname()}: {message}", file=sys.stderr, flush=True)
     assert world.comm is not None
-    world.comm.Abort(code)
+    world.comm.Abort(int(error.exit_code if isinstance(error, HpcllmError) else ExitCode.FAILED))
 
 
-def _heartbeat(path: os.PathLike[str], ended: threading.Event) -> None:
+def _heartbeat(path: Path, ended: threading.Event) -> None:
     """Touch the record while the stage lives, so that a start on another host can tell."""
     while not ended.wait(HEARTBEAT_S):
-        os.utime(path)
+        with suppress(OSError):  # the run directory was moved away: the stage itself will say so
+            os.utime(path)
 
 
 def _process_lives(pid: int) -> bool:
