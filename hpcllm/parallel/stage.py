@@ -84,14 +84,6 @@ def _check_ranks(run: Run, stage: Stage, world: World) -> None:
     raise UserError(f"{stage.id}: found {world.size} MPI ranks; the plan has {expected}; {likely}")
 
 
-def _found(run: Run, stage: Stage, key: str) -> tuple[bool, str | None]:
-    """Whether the stage is done, and why it must not start. A damaged record is a reason that all ranks hear of."""
-    try:
-        return _is_done(run, stage, key), _refusal(run, stage)
-    except HpcllmError as error:
-        return False, str(error)
-
-
 def _is_done(run: Run, stage: Stage, key: str) -> bool:
     path = run.state_json(stage.id)
     if not path.exists():

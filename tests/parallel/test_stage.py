@@ -224,7 +224,7 @@ def test_a_damaged_record_is_said_and_nothing_starts(run: Run, program: Program)
     run.state.mkdir()
     run.state_json("10-tokenizer").write_text('{"stage": ')
 
-    with pytest.raises(UserError, match=r"10-tokenizer\.json: damaged: .*; delete it"):
+    with pytest.raises(HpcllmError, match=r"10-tokenizer\.json: damaged: .*; delete it"):
         run_stage(run, "tokenizer")
 
     assert calls == []
