@@ -337,9 +337,9 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _preflight(arguments: argparse.Namespace) -> int:
-    from hpcllm.parallel import preflight
+    from hpcllm.parallel.preflight import main as preflight
 
-    return preflight.main(arguments.ranks, arguments.nodes, arguments.run, arguments.json)
+    return preflight(arguments.ranks, arguments.nodes, arguments.run, arguments.json)
 
 
 def _status(arguments: argparse.Namespace) -> None:

@@ -49,6 +49,8 @@ class Expected:
     """The profile's MPI library."""
     rate_bytes_per_s: float | None = None
     """The profile's rate of one rail. One pair of ranks fills one rail, whatever the node has."""
+    unbound: bool = False
+    """The profile binds nothing: one machine that its user shares with other work."""
     shares_cores: bool = False
     """The job was planned with more ranks than cores."""
 
@@ -170,7 +172,7 @@ def _binding_of_node(ranks: Sequence[RankFacts], asked: Expected) -> Finding | N
     allotted = ranks[0].allotted
     if all(rank.cpus == every for rank in ranks) and not (allotted and len(every) < allotted):
         cause = "the launcher binds nothing, so ranks wander and disturb each other"
-        return _warning("binding", what, cause, bind)
+        return None if asked.unbound else _warning("binding", what, cause, bind)
     if not any(a.cpus & b.cpus for a, b in shared):
         return _warning("binding", what, "hardware threads of one core went to two ranks", bind)
     return _error("binding", what, "two ranks were bound to the same cores", bind)

@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, Any
 from hpcllm import __version__
 from hpcllm.cluster.profile import frozen_profile
 from hpcllm.errors import ExitCode, HpcllmError
-from hpcllm.job.spec import CommandJob, frozen_any_job
+from hpcllm.job.spec import CommandJob, Job, frozen_any_job
+from hpcllm.launch.pipeline import find_stage
 from hpcllm.parallel import checks
 from hpcllm.parallel.checks import Expected, Finding, Link, RankFacts
+from hpcllm.parallel.stage import record_failure
 from hpcllm.parallel.world import World
 from hpcllm.plan.plan import read_plan
 from hpcllm.run_directory import Run
@@ -72,9 +74,19 @@ def main(ranks: int | None, nodes: int | None, run: Path | None, as_json: bool) 
     report = check(world, asked, watchdog)
     if world.rank == 0 and (world.size > 1 or not checks.started_as(os.environ).rank):  # of N singletons one speaks
         print(_json(report) if as_json else _table(report, time.perf_counter() - start), flush=True)
+        if report.failed and run is not None:
+            _record(Run.open(run), report)
     failed = world.broadcast(report.failed)
     watchdog.stop()
     return int(ExitCode.FAILED if failed else ExitCode.DONE)
+
+
+def _record(run: Run, report: Report) -> None:
+    """The training that preflight kept from starting has failed, and says why. A command's script says it itself."""
+    job = frozen_any_job(run)
+    if isinstance(job, Job):
+        errors = "; ".join(finding.what for finding in report.findings if finding.severity == "error")
+        record_failure(run, find_stage(job, "train"), report.world, f"preflight: {errors}")
 
 
 def check(world: World, asked: Expected, watchdog: _Watchdog | None = None) -> Report:
@@ -159,6 +171,7 @@ def _of_run(run: Run, asked: Expected) -> Expected:
         source,
         flavour=profile.software.mpi.flavour,
         rate_bytes_per_s=profile.fabric.rate_bytes_per_s if profile.fabric.kind != "none" else None,
+        unbound=profile.scheduler.kind == "local",
         shares_cores=bool(ranks) and (ranks or 0) > nodes * node_type.cores,
     )
 

@@ -114,12 +114,7 @@ def _recorded(run: Run, stage: Stage, world: World, key: str) -> Iterator[None]:
     path = run.state_json(stage.id)
     state: dict[str, Any] = {}
     if world.rank == 0:
-        attempt = 1 + (read_json(path)["attempt"] if path.exists() else 0)
-        state = {
-            **{"stage": stage.name, "key": key, "attempt": attempt, "outcome": "running", "message": ""},
-            **{"job_id": _job_id(), "host": socket.gethostname(), "pid": os.getpid()},
-            **{"world_size": world.size, "hosts": list(world.hosts), "start": time.time(), "end": None},
-        }
+        state = _new_record(run, stage, world, key)
         write_json(path, state)
     outcome, message, code = "failed", "killed", int(ExitCode.FAILED)
     ended = threading.Event()
@@ -144,6 +139,22 @@ def _recorded(run: Run, stage: Stage, world: World, key: str) -> Iterator[None]:
             message = f"rank {world.rank} on {socket.gethostname()}: {message}"
         if state:
             write_json(path, {**state, "outcome": outcome, "message": message, "exit_code": code, "end": time.time()})
+
+
+def record_failure(run: Run, stage: Stage, world: World, message: str) -> None:
+    """Write that a stage failed before it began."""
+    failed = {"outcome": "failed", "message": message, "exit_code": int(ExitCode.FAILED), "end": time.time()}
+    write_json(run.state_json(stage.id), {**_new_record(run, stage, world, stage_key(run, stage)), **failed})
+
+
+def _new_record(run: Run, stage: Stage, world: World, key: str) -> dict[str, Any]:
+    path = run.state_json(stage.id)
+    attempt = 1 + (read_json(path)["attempt"] if path.exists() else 0)
+    return {
+        **{"stage": stage.name, "key": key, "attempt": attempt, "outcome": "running", "message": ""},
+        **{"job_id": _job_id(), "host": socket.gethostname(), "pid": os.getpid()},
+        **{"world_size": world.size, "hosts": list(world.hosts), "start": time.time(), "end": None},
+    }
 
 
 def _still_running(path: Path) -> dict[str, Any]:
