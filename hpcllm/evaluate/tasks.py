@@ -190,6 +190,9 @@ def samples(evaluated: Evaluated) -> None:
     """Texts to look at: prompts continued, or sentences translated with their references."""
     of_one_kind = _sample_translations if evaluated.job.data.pairs else _sample_continuations
     found, where, how = of_one_kind(evaluated)
+    if not found:
+        _say(evaluated, f"no samples: {where} are none")
+        return
     _write(evaluated, evaluated.name, "samples", Result("samples", None, "", where, how, {"samples": found}))
     for sample in found:
         _say(evaluated, f"{sample['prompt']!r} → {sample['text']!r}")
@@ -229,13 +232,14 @@ def _beginnings(job: Job, count: int) -> list[str]:
 
 def _sample_translations(evaluated: Evaluated) -> tuple[list[dict[str, str]], str, str]:
     asked, job = evaluated.job.evaluate.samples, evaluated.job
-    pairs = [] if asked.prompts else corpus.pairs(job.data, "test")[: asked.count]
+    part: corpus.Part = job.evaluate.bleu.split if job.evaluate.bleu else "test"
+    pairs = [] if asked.prompts else corpus.pairs(job.data, part)[: asked.count]
     sources = list(asked.prompts) or [pair.source for pair in pairs]
     texts = _translations(evaluated, evaluated.model, sources)
     found = [{"prompt": source, "text": text} for source, text in zip(sources, texts, strict=True)]
     for sample, pair in zip(found, pairs, strict=False):
         sample["reference"] = pair.target
-    return found, "the job's prompts" if asked.prompts else "first sentences of the test part", "decoding:greedy"
+    return found, "the job's prompts" if asked.prompts else f"first sentences of the {part} part", "decoding:greedy"
 
 
 def _write(evaluated: Evaluated, model: str, task: str, result: Result) -> None:

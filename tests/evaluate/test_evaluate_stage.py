@@ -64,6 +64,24 @@ def test_without_prompts_held_out_documents_are_continued(run_with_model):
     assert all(sample["prompt"].startswith("Größe") for sample in samples)
 
 
+def test_where_nothing_is_held_out_nothing_is_claimed(run_with_model, capsys):
+    run = run_with_model("decoder", data={"split": {"validation": 0, "test": 0}})
+
+    assert evaluated(run) == {}
+    assert "nothing is held out" in capsys.readouterr().out
+
+
+def test_samples_come_from_the_part_that_bleu_scores(run_with_model):
+    nothing_held_out = {"split": {"validation": 0, "test": 0}}
+    run = run_with_model("seq2seq", data=nothing_held_out, evaluate={"bleu": {"split": "train", "pairs": 4}})
+
+    found = evaluated(run)
+
+    assert found["trained/samples"]["computed_on"] == "first sentences of the train part"
+    assert len(found["trained/samples"]["details"]["samples"]) == 3
+    assert found["trained/bleu"]["computed_on"] == "train part: 4 pairs"
+
+
 def test_a_translator_is_measured_beside_the_source_copied_and_an_untrained_model(run_with_model):
     found = evaluated(run_with_model("seq2seq", **PAIRS))
 
