@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,6 +15,7 @@ from hpcllm.cluster.nodes import NodeType
 from hpcllm.cluster.scheduler import Partition, Scheduler
 from hpcllm.cluster.software import Software
 from hpcllm.cluster.storage import Filesystem
+from hpcllm.names import Environment
 from hpcllm.run_directory import Run
 from hpcllm.source import Record
 from hpcllm.units import Seconds
@@ -59,7 +59,7 @@ class Profile(Record):
     fabric: Fabric
     filesystems: dict[str, Filesystem]
     software: Software
-    environment: dict[str, str] = {}
+    environment: Environment = {}
     """Variables that this site wants; they win over what is derived from the fabric."""
     reliability: Reliability | None = None
     price: Price | None = None
@@ -69,14 +69,6 @@ class Profile(Record):
     def _not_empty(cls, value: dict[str, Record]) -> dict[str, Record]:
         if not value:
             raise ValueError("expected at least one")
-        return value
-
-    @field_validator("environment")
-    @classmethod
-    def _variable_names(cls, value: dict[str, str]) -> dict[str, str]:
-        for name in value:
-            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                raise ValueError(f"found {name!r}; expected the name of an environment variable")
         return value
 
     @model_validator(mode="after")

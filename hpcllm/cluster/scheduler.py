@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
+from hpcllm.names import Directives
 from hpcllm.source import Record
 from hpcllm.units import Seconds
 
@@ -51,7 +52,7 @@ class Scheduler(Record):
     """Whether jobs ask for whole nodes by --exclusive."""
     requeue: bool = True
     """Whether a job may put itself back into the queue (scontrol requeue)."""
-    directives: dict[str, str] = {}
+    directives: Directives = {}
     """Further sbatch options that this site wants in every script."""
 
     @field_validator("partitions")
@@ -60,14 +61,4 @@ class Scheduler(Record):
         for name in value:
             if not re.fullmatch(r"[^\s,]+", name):
                 raise ValueError(f"found {name!r}; expected the name of one partition")
-        return value
-
-    @field_validator("directives")
-    @classmethod
-    def _directive_names(cls, value: dict[str, str]) -> dict[str, str]:
-        for name, text in value.items():
-            if not re.fullmatch(r"[a-z][a-z-]*", name):
-                raise ValueError(f"found {name!r}; expected the long name of an sbatch option, without --")
-            if any(ord(character) < 32 for character in text):
-                raise ValueError(f"{name}: found {text!r}; a directive is one line")
         return value

@@ -10,32 +10,23 @@ Command line > job > user > profile.
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
-from pydantic import field_validator
-
 from hpcllm import source
+from hpcllm.names import Word
 from hpcllm.source import Record
 
 
 class Facts(Record):
     """What a person is on a cluster."""
 
-    account: str | None = None
+    account: Word | None = None
     """Project that pays."""
-    qos: str | None = None
-    mail: str | None = None
+    qos: Word | None = None
+    mail: Word | None = None
     """Address that Slurm writes to at the end of a job."""
-    scratch: str | None = None
+    scratch: Word | None = None
     """Folder for runs, where it is not the profile's."""
-
-    @field_validator("account", "qos", "mail", "scratch")
-    @classmethod
-    def _one_word(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"\S+", value):
-            raise ValueError(f"found {value!r}; expected a name without white space")
-        return value
 
 
 class User(Facts):

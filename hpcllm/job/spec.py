@@ -6,15 +6,15 @@ A quantity is a string with its unit (`time: 30m`); its field here carries the u
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from hpcllm import source
 from hpcllm.errors import UserError
 from hpcllm.job.model_spec import ModelSpec
+from hpcllm.names import Directives, Environment, Word
 from hpcllm.run_directory import Run
 from hpcllm.source import Record
 from hpcllm.units import Fraction, Seconds, Tokens
@@ -229,31 +229,14 @@ class Resources(Record):
 class SlurmSpec(Record):
     """What is handed to Slurm beside what the profile derives."""
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    mail: str | None = None
+    partition: Word | None = None
+    account: Word | None = None
+    qos: Word | None = None
+    mail: Word | None = None
     max_requeues: Annotated[int, Field(ge=0)] = 20
     """How often an interrupted job may put itself back into the queue."""
-    directives: dict[str, str] = {}
+    directives: Directives = {}
     """Further directives by name (`reservation: maintenance`); they win over what is derived."""
-
-    @field_validator("partition", "account", "qos", "mail")
-    @classmethod
-    def _one_line(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[^\s]+", value):
-            raise ValueError(f"found {value!r}; expected a name without white space")
-        return value
-
-    @field_validator("directives")
-    @classmethod
-    def _directive_names(cls, value: dict[str, str]) -> dict[str, str]:
-        for name, text in value.items():
-            if not re.fullmatch(r"[a-z][a-z-]*", name):
-                raise ValueError(f"found {name!r}; expected the long name of an sbatch option, without --")
-            if any(ord(character) < 32 for character in text):
-                raise ValueError(f"{name}: found {text!r}; a directive is one line")
-        return value
 
 
 class AnyJob(Record):
@@ -264,16 +247,8 @@ class AnyJob(Record):
     description: str = ""
     resources: Resources = Resources()
     slurm: SlurmSpec = SlurmSpec()
-    environment: dict[str, str] = {}
+    environment: Environment = {}
     """Variables for every stage; they win over what is derived."""
-
-    @field_validator("environment")
-    @classmethod
-    def _variable_names(cls, value: dict[str, str]) -> dict[str, str]:
-        for name in value:
-            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-                raise ValueError(f"found {name!r}; expected the name of an environment variable")
-        return value
 
 
 class Job(AnyJob):
