@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -243,6 +244,7 @@ def check_links(links: Sequence[Link], hosts: Sequence[str], asked: Expected) ->
     """No node far below the others, and the fabric as fast as the profile says.
 
     From three nodes on a slow one is told from its partners. Of two nodes only the profile tells that the link is slow.
+    A node that reaches all that the profile promises is not slow, however fast its partners were at that moment.
     """
     rates = best_rates(links)
     if not rates:
@@ -251,8 +253,13 @@ def check_links(links: Sequence[Link], hosts: Sequence[str], asked: Expected) ->
     usual = median(rates.values())
     if usual < floor:
         return [_slow_fabric(list(rates), usual, hosts, asked)]
-    slow = {node: rate for node, rate in rates.items() if rate < max(floor, SLOW_SHARE * _others(rates, node))}
-    return [_slow_node(hosts[node], rate, _others(rates, node)) for node, rate in sorted(slow.items())]
+    enough = asked.rate_bytes_per_s or math.inf
+    found = []
+    for node, rate in sorted(rates.items()):
+        others = _others(rates, node)
+        if rate < min(enough, max(floor, SLOW_SHARE * others)):
+            found.append(_slow_node(hosts[node], rate, others))
+    return found
 
 
 def _others(rates: Mapping[int, float], node: int) -> float:

@@ -236,6 +236,13 @@ def test_of_two_nodes_the_profile_tells_that_their_link_is_slow():
     assert finding.cause.startswith("one of the two has a slow link")
 
 
+def test_a_node_that_reaches_what_the_profile_promises_is_not_slow_beside_faster_ones() -> None:
+    pairs = links(slow={2})  # 25 MB/s beside 2 GB/s
+
+    assert check_links(pairs, HOSTS, Expected(rate_bytes_per_s=20e6)) == []
+    assert "n3 is slow" in only(check_links(pairs, HOSTS, Expected(rate_bytes_per_s=200e6))).what
+
+
 def test_a_fabric_that_is_slow_everywhere_names_no_node():
     finding = only(check_links(links(slow=set()), HOSTS, Expected(rate_bytes_per_s=25e9)))
 

@@ -96,13 +96,15 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("lab")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin:/sbin")
-        patch.setenv("SLURM_CONF", str(_started(folder)))
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
-        path = _patient_profile(tmp_path_factory.mktemp("profiles"))
-        patch.setenv("HPCLLM_PROFILES", str(path.parent))
-        yield Lab(folder, load_profile(path), path)
-        subprocess.run([LAB / "stop", folder], check=True, capture_output=True, timeout=60)
+        path = shipped_profiles() / "slurm-lab.yaml"
+        lab = Lab(folder, load_profile(path), path)
+        try:
+            patch.setenv("SLURM_CONF", str(_started(folder)))
+            yield lab
+        finally:
+            subprocess.run([LAB / "stop", folder], check=True, capture_output=True, timeout=60)
 
 
 def _started(folder: Path) -> Path:
@@ -116,15 +118,6 @@ def _started(folder: Path) -> Path:
         if "runs already" not in started.stderr:
             break
     raise AssertionError(f"the lab did not start: {started.stderr}")
-
-
-def _patient_profile(folder: Path) -> Path:
-    """The shipped profile, with a fabric as slow as a machine that does other things at the same time."""
-    shipped = (shipped_profiles() / "slurm-lab.yaml").read_text()
-    assert "rate: 16Gb/s" in shipped
-    path = folder / "slurm-lab.yaml"
-    path.write_text(shipped.replace("rate: 16Gb/s", "rate: 2Gb/s"))
-    return path
 
 
 @pytest.fixture

@@ -182,7 +182,9 @@ def test_an_unmodified_public_ddp_script_runs_on_two_nodes_by_one_line(
     out = tmp_path / "run"
     words = ["submit", "--cluster", "slurm-lab", "--nodes", "2", "--ranks-per-node", "1", "--time", "10m", "--out", out]
 
-    submitted = lab.hpcllm(*words, "--", sys.executable, script, cwd=tmp_path, PYTHONPATH=str(accelerate))
+    on_cpus = {"ACCELERATE_USE_CPU": "1", "PYTHONPATH": str(accelerate)}
+
+    submitted = lab.hpcllm(*words, "--", sys.executable, script, cwd=tmp_path, **on_cpus)
 
     assert submitted.returncode == 0, submitted.stderr
     run = Run.open(out)

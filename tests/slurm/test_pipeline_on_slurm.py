@@ -86,14 +86,14 @@ def watched(run: Run, timeout_s: float = 200) -> list[dict[str, str]]:
 
 def test_submit_sh_runs_the_same_dag_by_hand(lab: Lab, tmp_path: Path) -> None:
     run = Run(tmp_path / "a run")
-    rendered = lab.hpcllm("render", job_file(tmp_path, 2), "--cluster", "slurm-lab", "--out", run.root)
+    rendered = lab.hpcllm("render", job_file(tmp_path, 1), "--cluster", "slurm-lab", "--out", run.root)
     assert rendered.returncode == 0, rendered.stderr
 
     by_hand = subprocess.run(["bash", run.submit_sh], capture_output=True, text=True, cwd="/", timeout=60)
 
     assert by_hand.returncode == 0, by_hand.stderr
     watched(run)
-    assert_complete(run, nodes=2)
+    assert_complete(run, nodes=1)
 
 
 def test_a_stage_that_fails_stops_what_needs_it_and_a_second_submit_goes_on(lab: Lab, tmp_path: Path) -> None:
