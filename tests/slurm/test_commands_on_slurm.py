@@ -73,7 +73,7 @@ def test_exit_75_goes_back_into_the_queue_as_often_as_allowed_and_no_more(lab: L
 
 def test_the_warning_before_the_time_limit_reaches_every_rank_and_the_job_goes_on(lab: Lab, tmp_path: Path) -> None:
     """Slurm may send the signal up to a minute early, which is at once here."""
-    saves = '[[ -e saved.$RANK ]] && exit 0; trap "touch saved.$RANK; exit 9" USR2; sleep 50 & wait'
+    saves = '[[ -e saved.$RANK ]] && exit 0; trap ": >saved.$RANK; exit 9" USR2; sleep 50 & wait'
     described = {"resources": {"nodes": 2, "time": "1m"}, "slurm": {"directives": {"signal": "B:USR2@50"}}}
     run = lab.command(tmp_path / "run", ["bash", "-c", saves], **described)
 
@@ -84,8 +84,11 @@ def test_the_warning_before_the_time_limit_reaches_every_rank_and_the_job_goes_o
     assert "back into the queue (0 of 20 requeues used)" in run.log("30-command", 1).read_text()
 
 
-def test_a_cancelled_job_saves_and_stays_out_of_the_queue_until_it_is_submitted_again(lab: Lab, tmp_path: Path) -> None:
-    saves = '[[ -e saved.$RANK ]] && exit 0; trap "touch saved.$RANK; exit 75" TERM; echo start; sleep 60 & wait'
+def test_a_cancelled_job_is_told_and_stays_out_of_the_queue_until_it_is_submitted_again(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """The ranks hear TERM one by one, and srun does not wait for all of them: at least one has time here."""
+    saves = 'compgen -G "saved.*" && exit 0; trap ": >saved.$RANK; exit 75" TERM; echo start; sleep 60 & wait'
     run = lab.command(tmp_path / "run", ["bash", "-c", saves], **two_nodes())
     submit(run)
     log = run.log("30-command", 1)
@@ -97,7 +100,7 @@ def test_a_cancelled_job_saves_and_stays_out_of_the_queue_until_it_is_submitted_
     assert cancel(run) == "cancelled command"
 
     assert lab.wait(run)["command"].state == "cancelled"
-    assert len(list(tmp_path.glob("saved.*"))) == 2
+    assert list(tmp_path.glob("saved.*"))
     first = read_json(run.jobs_json)["command"]
     assert list(submit(run)) == ["command"]
     assert lab.wait(run)["command"].state == "done", said(run)

@@ -17,8 +17,8 @@ pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("quiet_queue")]
 JOB = """
 name: tiny
 data:
-  text: {files: ["stdlib:json/*.py", "stdlib:email/*.py", "stdlib:http/*.py"]}
-  split: {validation: 20%, test: 20%}
+  text: {files: ["stdlib:json/*.py", "stdlib:email/*.py"]}
+  split: {validation: 10%, test: 10%}
   tokenizer: {kind: byte}
 model: {layers: 1, width: 32, heads: 2, feed_forward: 64, context: 64}
 train:
@@ -26,7 +26,7 @@ train:
   global_batch: 8
   precision: fp32
   schedule: {warmup_steps: 2}
-  validate_every_steps: 3
+  validate_every_steps: 6
   checkpoint: {every_steps: 3}
 evaluate: {samples: {prompts: ["def "], new: 8 tokens}}
 deploy: {quantize: int8}
