@@ -65,6 +65,10 @@ class Samples(Protocol):
         """Of these samples together, without reading them."""
         ...
 
+    def by_length(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """These samples, the short ones first: micro-batches of like lengths pad less."""
+        ...
+
     def batch(self, numbers: Sequence[int]) -> Batch:
         """These samples, read and padded."""
         ...
@@ -131,7 +135,7 @@ def _steps(
     for step in range(first_step, job.train.steps):
         ks = np.arange(step * global_batch, (step + 1) * global_batch)
         numbers = sample_numbers(ks, len(samples), job.train.seed, block_samples)
-        own = numbers[rank::world_size].tolist()
+        own = samples.by_length(numbers[rank::world_size]).tolist()
         cuts = range(0, len(own), micro_batch)
         yield StepBatches([samples.batch(own[i : i + micro_batch]) for i in cuts], samples.num_targets(numbers))
 
@@ -152,6 +156,9 @@ class _Windows:
 
     def num_targets(self, numbers: NDArray[np.int64]) -> int:
         return len(numbers) * self.context
+
+    def by_length(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        return numbers
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         T = self.context
@@ -176,6 +183,9 @@ class _HeldOutWindows:
     def num_targets(self, numbers: NDArray[np.int64]) -> int:
         starts = numbers * self.context
         return int((np.minimum(starts + self.context, self.stream.num_tokens) - starts).sum())
+
+    def by_length(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        return numbers
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         rows = [self._row(i * self.context) for i in numbers]
@@ -203,8 +213,15 @@ class _Pairs:
         return num_tokens * self.source.itemsize // max(1, len(self))
 
     def num_targets(self, numbers: NDArray[np.int64]) -> int:
-        offsets = self.target.document_offsets
-        return int(np.minimum(offsets[numbers + 1] - offsets[numbers], self.context).sum())
+        return int(self._lengths(self.target, numbers).sum())
+
+    def by_length(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        lengths = self._lengths(self.source, numbers) + self._lengths(self.target, numbers)
+        return numbers[np.argsort(lengths, kind="stable")]
+
+    def _lengths(self, stream: TokenStream, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        lengths: NDArray[np.int64] = stream.document_offsets[numbers + 1] - stream.document_offsets[numbers]
+        return np.minimum(lengths, self.context)
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         sources = [self.source.document(i)[: self.context] for i in numbers]
