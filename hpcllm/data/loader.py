@@ -27,6 +27,7 @@ from hpcllm.job.spec import Job
 IGNORED = -100
 """A target that does not count, as torch's cross-entropy has it."""
 
+_WIDTH_MULTIPLE = 8  # of a batch of pairs
 _STEPS_AHEAD = 2
 
 Row = NDArray[Any]
@@ -227,12 +228,18 @@ class _Pairs:
         sources = [self.source.document(i)[: self.context] for i in numbers]
         targets = [self.target.document(i)[: self.context] for i in numbers]
         given = [np.concatenate([[BEGIN], target[:-1]]) for target in targets]
-        return Batch((_padded(sources, PADDING), _padded(given, PADDING)), _padded(targets, IGNORED))
+        S, T = self._width(sources), self._width(targets)
+        return Batch((_padded(sources, PADDING, S), _padded(given, PADDING, T)), _padded(targets, IGNORED, T))
+
+    def _width(self, rows: Sequence[Row]) -> int:
+        """The longest, rounded up: oneDNN makes and keeps a kernel for every shape that it meets."""
+        longest = max(map(len, rows))
+        return min(self.context, longest + -longest % _WIDTH_MULTIPLE)
 
 
-def _padded(rows: Sequence[Row], filling: int) -> torch.Tensor:
-    """int64 [rows, longest]."""
-    padded = np.full((len(rows), max(map(len, rows))), filling, np.int64)
+def _padded(rows: Sequence[Row], filling: int, width: int | None = None) -> torch.Tensor:
+    """int64 [rows, width]; left out, as wide as the longest."""
+    padded = np.full((len(rows), width or max(map(len, rows))), filling, np.int64)
     for row, tokens in zip(padded, rows, strict=True):
         row[: len(tokens)] = tokens
     return torch.from_numpy(padded)

@@ -32,7 +32,11 @@ def test_no_two_shipped_profiles_claim_one_slurm():
     ("old", "new", "said"),
     [
         ("    cores: 2 ", "    corse: 2 ", "nodes.lab.corse: unknown key; did you mean cores?"),
-        ("rate: 1.6Gb/s", "rate: 16", "fabric.rate: found 16; expected a rate such as 200Gb/s (bits) or 25GB/s (bytes)"),
+        (
+            "rate: 1.6Gb/s",
+            "rate: 16",
+            "fabric.rate: found 16; expected a rate such as 200Gb/s (bits) or 25GB/s (bytes)",
+        ),
         ("memory: 4000MiB", "memory: 4000Mb", "nodes.lab.memory: found '4000Mb'; expected a size in bytes"),
         ("short: {node_type: lab", "short: {node_type: lob", "scheduler.partitions.short.node_type: found 'lob'"),
         ("    batch:", '    "ba tch":', "found 'ba tch'; expected the name of one partition"),

@@ -27,9 +27,12 @@ def text_job(steps: int = 4, global_batch: int = 6) -> Job:
     return Job.model_validate({"name": "j", "data": {"text": {"files": ["x"]}}, "model": MODEL, "train": train})
 
 
-def pair_job(steps: int = 4, global_batch: int = 6) -> Job:
+def pair_job(steps: int = 4, global_batch: int = 6, context: int = MODEL["context"]) -> Job:
     pairs = {"target_language": "zh", "source_file": "s", "target_file": "t"}
-    model, train = {**MODEL, "architecture": "seq2seq"}, {"steps": steps, "global_batch": global_batch}
+    model, train = (
+        {**MODEL, "architecture": "seq2seq", "context": context},
+        {"steps": steps, "global_batch": global_batch},
+    )
     return Job.model_validate({"name": "j", "data": {"pairs": pairs}, "model": model, "train": train})
 
 
@@ -89,9 +92,19 @@ def test_a_text_sample_predicts_each_next_token() -> None:
 def test_a_pair_is_padded_and_its_padding_does_not_count() -> None:
     batch = next(evaluation_batches(pair_shards([(2, 1), (3, 0), (9, 9)]), pair_job(), 0, 1, 2))
 
-    assert batch.inputs[0].tolist() == [[10, 11, END, PADDING], [12, 13, 14, END]]
-    assert batch.inputs[1].tolist() == [[BEGIN, 5000], [BEGIN, PADDING]]
-    assert batch.targets.tolist() == [[5000, END], [END, IGNORED]]
+    # To a multiple of 8, but never beyond the context, which is 5 here.
+    assert batch.inputs[0].tolist() == [[10, 11, END, PADDING, PADDING], [12, 13, 14, END, PADDING]]
+    assert batch.inputs[1].tolist() == [[BEGIN, 5000, *[PADDING] * 3], [BEGIN, *[PADDING] * 4]]
+    assert batch.targets.tolist() == [[5000, END, *[IGNORED] * 3], [END, *[IGNORED] * 4]]
+
+
+def test_batches_of_pairs_have_few_different_widths() -> None:
+    pairs = [(length, length) for length in range(1, 40)]
+    job = pair_job(context=64)
+
+    widths = {batch.targets.shape[1] for batch in evaluation_batches(pair_shards(pairs), job, 0, 1, 1)}
+
+    assert widths == {8, 16, 24, 32, 40}
 
 
 def test_a_long_pair_is_cut_to_the_context() -> None:
