@@ -162,7 +162,9 @@ def test_the_tightest_limit_stands_first():
 
 
 def test_a_token_of_translation_is_a_target_token():
-    plan = search(cluster(), translation())
+    job = translation({"train.global_batch": 32, "model.context": 128})
+
+    plan = search(cluster(), job)
 
     assert figure(plan, "tokens_per_step").value == 32 * 128
     assert figure(plan, "step.data_s").inputs["sides"] == 2

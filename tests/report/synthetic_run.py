@@ -183,8 +183,8 @@ def write_pair_results(run: Run) -> None:
 
 
 def demo_run(root: Path) -> Run:
-    """jobs/demo.yaml, finished."""
-    job = load_job(JOBS / "demo.yaml")
+    """jobs/demo.yaml with 600 steps, finished."""
+    job = _shipped_job("demo.yaml")
     run = new_run(root, job)
     write_training(run)
     write_text_results(run)
@@ -193,11 +193,16 @@ def demo_run(root: Path) -> Run:
 
 
 def translate_run(root: Path) -> Run:
-    """jobs/translate.yaml, finished."""
-    job = load_job(JOBS / "translate.yaml")
+    """jobs/translate.yaml with 600 steps, finished."""
+    job = _shipped_job("translate.yaml")
     run = new_run(root, job)
     write_json(run.plan_json, replace(PLAN, tokens_per_s=2400.0).to_json())
     write_training(run, floor=3.4, interrupted_at=None)
     write_pair_results(run)
     write_states(run, job)
     return run
+
+
+def _shipped_job(name: str) -> Job:
+    job = load_job(JOBS / name)
+    return job.model_copy(update={"train": job.train.model_copy(update={"steps": 600})})
