@@ -6,9 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from synthetic_run import JOBS, demo_run, new_run, translate_run
+from synthetic_run import demo_run, new_run, shipped_job, translate_run
 
-from hpcllm.job.spec import load_job
 from hpcllm.run_directory import Run
 
 
@@ -36,4 +35,4 @@ def translated(tmp_path: Path, originals: Path) -> Run:
 @pytest.fixture
 def unstarted(tmp_path: Path) -> Run:
     """jobs/demo.yaml, rendered and no more."""
-    return new_run(tmp_path / "new", load_job(JOBS / "demo.yaml"))
+    return new_run(tmp_path / "new", shipped_job("demo.yaml"))

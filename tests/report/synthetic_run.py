@@ -184,7 +184,7 @@ def write_pair_results(run: Run) -> None:
 
 def demo_run(root: Path) -> Run:
     """jobs/demo.yaml with 600 steps, finished."""
-    job = _shipped_job("demo.yaml")
+    job = shipped_job("demo.yaml")
     run = new_run(root, job)
     write_training(run)
     write_text_results(run)
@@ -194,7 +194,7 @@ def demo_run(root: Path) -> Run:
 
 def translate_run(root: Path) -> Run:
     """jobs/translate.yaml with 600 steps, finished."""
-    job = _shipped_job("translate.yaml")
+    job = shipped_job("translate.yaml")
     run = new_run(root, job)
     write_json(run.plan_json, replace(PLAN, tokens_per_s=2400.0).to_json())
     write_training(run, floor=3.4, interrupted_at=None)
@@ -203,6 +203,7 @@ def translate_run(root: Path) -> Run:
     return run
 
 
-def _shipped_job(name: str) -> Job:
+def shipped_job(name: str) -> Job:
+    """One of jobs/, with 600 steps whatever the example has."""
     job = load_job(JOBS / name)
     return job.model_copy(update={"train": job.train.model_copy(update={"steps": 600})})

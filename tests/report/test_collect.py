@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from synthetic_run import JOBS, START, new_run, write_result, write_states, write_training
+from synthetic_run import START, new_run, shipped_job, write_result, write_states, write_training
 
-from hpcllm.job.spec import CommandJob, load_job
+from hpcllm.job.spec import CommandJob
 from hpcllm.report.collect import collect
 from hpcllm.report.summary import Comparison
 from hpcllm.run_directory import Run, append_jsonl, write_json, write_text
@@ -199,7 +199,7 @@ def test_samples_carry_their_references_where_there_are_any(translated: Run) -> 
 
 
 def test_stages_say_when_they_ran_and_what_became_of_them(unstarted: Run) -> None:
-    write_states(unstarted, load_job(JOBS / "demo.yaml"), upto="shard", last_outcome="failed", message="disk full")
+    write_states(unstarted, shipped_job("demo.yaml"), upto="shard", last_outcome="failed", message="disk full")
 
     stages = {stage.name: stage for stage in collect(unstarted).stages}
 
@@ -209,7 +209,7 @@ def test_stages_say_when_they_ran_and_what_became_of_them(unstarted: Run) -> Non
 
 
 def test_the_stage_that_writes_the_report_says_nothing_of_itself(unstarted: Run) -> None:
-    write_states(unstarted, load_job(JOBS / "demo.yaml"), upto="gather", last_outcome="running")
+    write_states(unstarted, shipped_job("demo.yaml"), upto="gather", last_outcome="running")
 
     assert [stage.name for stage in collect(unstarted).stages][-1] == "evaluate-compressed"
 

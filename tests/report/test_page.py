@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from synthetic_run import JOBS, START, new_run, write_result, write_states, write_training
+from synthetic_run import START, new_run, shipped_job, write_result, write_states, write_training
 
-from hpcllm.job.spec import CommandJob, load_job
+from hpcllm.job.spec import CommandJob
 from hpcllm.launch.pipeline import find_stage
 from hpcllm.parallel.world import World
 from hpcllm.report import html, terminal, words
@@ -105,7 +105,7 @@ HOSTILE = "<script>alert('x')</script>\" onload=\"y"
 
 
 def test_nothing_that_a_run_says_becomes_markup(tmp_path: Path) -> None:
-    job = load_job(JOBS / "demo.yaml").model_copy(update={"name": HOSTILE, "description": HOSTILE})
+    job = shipped_job("demo.yaml").model_copy(update={"name": HOSTILE, "description": HOSTILE})
     run = new_run(tmp_path / "run", job)
     write_training(run, steps=12, interrupted_at=None)
     write_states(run, job, upto="evaluate", last_outcome="failed", message=HOSTILE)
@@ -190,7 +190,7 @@ def test_what_is_not_there_yet_is_said(unstarted: Run) -> None:
 
 def test_a_run_in_progress_says_how_far_it_is(unstarted: Run) -> None:
     write_training(unstarted, steps=40, interrupted_at=None)
-    write_states(unstarted, load_job(JOBS / "demo.yaml"), upto="train", last_outcome="running")
+    write_states(unstarted, shipped_job("demo.yaml"), upto="train", last_outcome="running")
 
     assert "Train is running at step 40 of 600." in _text(_page(unstarted))
 
@@ -205,7 +205,7 @@ def test_a_page_is_written_whatever_is_missing(finished: Run, removed: str) -> N
 
 
 def test_a_failed_stage_says_why(unstarted: Run) -> None:
-    write_states(unstarted, load_job(JOBS / "demo.yaml"), upto="shard", last_outcome="failed", message="disk is full.")
+    write_states(unstarted, shipped_job("demo.yaml"), upto="shard", last_outcome="failed", message="disk is full.")
 
     assert "Failed in shard: disk is full." in _text(_page(unstarted))
 
@@ -238,7 +238,7 @@ def test_the_terminal_shows_the_figures_of_the_page(finished: Run, translated: R
 
 
 def test_a_name_is_not_read_as_the_terminals_markup(tmp_path: Path) -> None:
-    job = load_job(JOBS / "demo.yaml").model_copy(update={"name": "[red]mine[/red]"})
+    job = shipped_job("demo.yaml").model_copy(update={"name": "[red]mine[/red]"})
 
     assert "[red]mine[/red]" in _printed(new_run(tmp_path / "run", job))
 
@@ -256,7 +256,7 @@ def test_json_holds_every_record_and_no_number_that_json_cannot(finished: Run) -
 
 
 def test_gather_writes_the_page_and_says_where(finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    job = load_job(JOBS / "demo.yaml")
+    job = shipped_job("demo.yaml")
     write_states(finished, job, upto="gather", last_outcome="running")
 
     gather.main(finished, find_stage(job, "gather"), World.alone())
@@ -266,7 +266,7 @@ def test_gather_writes_the_page_and_says_where(finished: Run, capsys: pytest.Cap
 
 
 def test_a_stage_without_a_sign_of_life_is_told_apart(unstarted: Run) -> None:
-    write_states(unstarted, load_job(JOBS / "demo.yaml"), upto="train", last_outcome="running")
+    write_states(unstarted, shipped_job("demo.yaml"), upto="train", last_outcome="running")
     os.utime(unstarted.state_json("30-train"), (START, START))
 
     assert "Train is running but is silent" in _text(_page(unstarted))
