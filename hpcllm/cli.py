@@ -233,8 +233,10 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _render(arguments: argparse.Namespace) -> None:
-    run = _rendered(arguments, _profile(arguments))
-    print(f"rendered {run.root}\nread    {run.scripts}/\nsubmit  bash {run.scripts}/submit.sh")
+    profile, path = _profile(arguments)
+    run = _rendered(arguments, (profile, path))
+    start = f"start   bash {run.run_local_sh}" if profile.scheduler.kind == "local" else f"submit  bash {run.submit_sh}"
+    print(f"rendered {run.root}\nread    {run.scripts}/\n{start}")
 
 
 def _submit(arguments: argparse.Namespace) -> None:
@@ -302,8 +304,10 @@ def _job(arguments: argparse.Namespace) -> Job | CommandJob:
         raise UserError("expected a job file, or a program behind --: hpcllm submit --nodes 4 -- python train.py")
     if arguments.job is not None:
         return _with_resources(load_job(arguments.job), arguments)
-    name = arguments.name or Path(arguments.command[-1 if len(arguments.command) == 1 else 1]).stem or "command"
-    return _with_resources(CommandJob(name=name[:100], command=tuple(arguments.command)), arguments)
+    command = tuple(arguments.command)
+    script = next((word for word in command if Path(word).is_file()), command[0])  # train.py, rather than python
+    name = arguments.name or Path(script).stem or "command"
+    return _with_resources(CommandJob(name=name[:100], command=command), arguments)
 
 
 def _with_resources(job: AnyJobT, arguments: argparse.Namespace) -> AnyJobT:

@@ -130,7 +130,7 @@ def dot_chart(title: str, dots: Sequence[Dot], width: int, log: bool = False) ->
 def gantt(title: str, bars: Sequence[Bar], width: int) -> Markup:
     """Stages over time, a row each, from the first start."""
     left, row, top = 12 + CHARACTER * max(len(bar.name) for bar in bars), 24, 24
-    right = 14 + CHARACTER * max(len(bar.label) for bar in bars)
+    right = 28 + CHARACTER * max(len(bar.label) for bar in bars)
     begin, end = min(bar.start_s for bar in bars), max(bar.end_s for bar in bars)
     x = Scale(0, max(end - begin, 1e-3), left, width - right)
     bottom = top + row * len(bars)
