@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo translate test lint bench golden clean
+.PHONY: setup demo test lint bench golden clean
 
 setup: .venv/installed
 
@@ -28,7 +28,7 @@ lint: setup
 	$(BIN)/mypy
 
 bench: setup
-	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark || exit 1; done
+	for benchmark in login allreduce; do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 
 # Accept changed scripts after reading the difference: make golden && git diff tests/golden
 golden: setup
