@@ -40,6 +40,11 @@ def run_stage(run: Run, name: str) -> None:
     try:
         _check_ranks(run, stage, world)
         key = stage_key(run, stage)
+        missing = world.broadcast(_missing_before(run, stage) if world.rank == 0 else None)
+        if missing:
+            raise UserError(
+                f"{stage.id}: {missing} is not done with what the job says now; hpcllm stage {missing} first"
+            )
         if world.broadcast(world.rank == 0 and _is_done(run, stage, key)):
             _say(world, f"{stage.id}: done already, nothing to do")
             return
@@ -84,6 +89,12 @@ def _check_ranks(run: Run, stage: Stage, world: World) -> None:
     raise UserError(f"{stage.id}: found {world.size} MPI ranks; the plan has {expected}; {likely}")
 
 
+def _missing_before(run: Run, stage: Stage) -> str | None:
+    """The first stage before this one that is not done as the job and the code are now."""
+    before = (find_stage(frozen_job(run), name) for name in stage.after)
+    return next((earlier.name for earlier in before if not _is_done(run, earlier, stage_key(run, earlier))), None)
+
+
 def _is_done(run: Run, stage: Stage, key: str) -> bool:
     path = run.state_json(stage.id)
     if not path.exists():
@@ -98,7 +109,8 @@ def _refusal(run: Run, stage: Stage) -> str | None:
     if not path.exists():
         return None
     state = read_json(path)
-    if state["outcome"] != "running" or state["job_id"] == _job_id() is not None:
+    requeued = state["job_id"] is not None and state["job_id"] == _job_id() and _restarts() > state.get("restarts", 0)
+    if state["outcome"] != "running" or requeued:
         return None
     same_host = state["host"] == socket.gethostname()
     alive = _process_lives(state["pid"]) if same_host else time.time() - path.stat().st_mtime < STALE_AFTER_S
@@ -142,7 +154,9 @@ def _recorded(run: Run, stage: Stage, world: World, key: str) -> Iterator[None]:
 
 
 def record_failure(run: Run, stage: Stage, world: World, message: str) -> None:
-    """Write that a stage failed before it began."""
+    """Write that a stage failed before it began; not over the record of another start that lives."""
+    if _refusal(run, stage):
+        return
     failed = {"outcome": "failed", "message": message, "exit_code": int(ExitCode.FAILED), "end": time.time()}
     write_json(run.state_json(stage.id), {**_new_record(run, stage, world, stage_key(run, stage)), **failed})
 
@@ -152,7 +166,7 @@ def _new_record(run: Run, stage: Stage, world: World, key: str) -> dict[str, Any
     attempt = 1 + (read_json(path)["attempt"] if path.exists() else 0)
     return {
         **{"stage": stage.name, "key": key, "attempt": attempt, "outcome": "running", "message": ""},
-        **{"job_id": _job_id(), "host": socket.gethostname(), "pid": os.getpid()},
+        **{"job_id": _job_id(), "restarts": _restarts(), "host": socket.gethostname(), "pid": os.getpid()},
         **{"world_size": world.size, "hosts": list(world.hosts), "start": time.time(), "end": None},
     }
 
@@ -196,6 +210,11 @@ def _process_lives(pid: int) -> bool:
 
 def _job_id() -> str | None:
     return os.environ.get("SLURM_JOB_ID")
+
+
+def _restarts() -> int:
+    """How often Slurm has started this job again."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
 def _say(world: World, text: str) -> None:

@@ -74,8 +74,7 @@ def save(
     if damage := damage_of(target):
         raise HpcllmError(f"{damage}: it was just written, so the disk or the memory is at fault; use another one")
     write_text(run.latest, f"{target.name}\n")
-    for old in steps(run)[job.train.checkpoint.keep :]:
-        shutil.rmtree(run.checkpoint(old))
+    _drop(run, step, job.train.checkpoint.keep)
     return sum(entry["bytes"] for entry in written.values())
 
 
@@ -176,6 +175,15 @@ def _identity(run: Run, job: Job) -> dict[str, Any]:
         "seed": job.train.seed,
         "global_batch": job.train.global_batch,
     }
+
+
+def _drop(run: Run, newest: int, keep: int) -> None:
+    """Delete all but the `keep` newest. Steps beyond the one just saved were passed over at the start: damaged."""
+    found = steps(run)
+    kept = [step for step in found if step <= newest][:keep]
+    for step in found:
+        if step not in kept:
+            shutil.rmtree(run.checkpoint(step))
 
 
 def _remove_leftovers(run: Run) -> None:

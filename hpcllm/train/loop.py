@@ -82,8 +82,10 @@ def train(
             communication_s=clock.communication_s,
             checkpoint_s=saving_s,
         )
-        if not math.isfinite(figures.loss):
-            raise HpcllmError(f"step {step}: the loss is {figures.loss}; try a lower train.optimizer.learning_rate")
+        # Before anything is saved: gradients that are no numbers have made the weights none.
+        for name, value in (("loss", figures.loss), ("norm of the gradients", figures.gradient_norm)):
+            if not math.isfinite(value):
+                raise HpcllmError(f"step {step}: the {name} is {value}; try a lower train.optimizer.learning_rate")
         metrics.step(step, figures)
 
         is_end = step == settings.steps

@@ -17,7 +17,7 @@ from hpcllm.errors import HpcllmError, Interrupted, UserError
 from hpcllm.job.spec import absolute, frozen_job, load_job
 from hpcllm.launch.pipeline import find_stage
 from hpcllm.launch.render import render
-from hpcllm.parallel.stage import run_stage, stage_key
+from hpcllm.parallel.stage import record_failure, run_stage, stage_key
 from hpcllm.parallel.world import World
 from hpcllm.plan.search import search
 from hpcllm.run_directory import Run, read_json, write_json
@@ -200,12 +200,49 @@ def test_a_start_elsewhere_without_a_heartbeat_is_no_obstacle(run: Run, program:
 def test_a_requeued_job_takes_over_from_itself(run: Run, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = program()
     monkeypatch.setenv("SLURM_JOB_ID", "12")
-    start_elsewhere(run, host="n9", job_id="12")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    start_elsewhere(run, host="n9", job_id="12", restarts=0)
 
     run_stage(run, "tokenizer")
 
     assert len(calls) == 1
-    assert state(run)["job_id"] == "12"
+    assert (state(run)["job_id"], state(run)["restarts"]) == ("12", 1)
+
+
+def test_a_second_start_inside_the_same_allocation_is_refused(
+    run: Run, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = program()
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    start_elsewhere(run, host="n9", job_id="12", restarts=0)
+
+    with pytest.raises(UserError, match="job 12 on n9 is at it"):
+        run_stage(run, "tokenizer")
+
+    assert calls == []
+
+
+def test_a_stage_whose_work_before_is_not_done_does_not_start(run: Run, program: Program) -> None:
+    with pytest.raises(
+        UserError, match="40-evaluate: train is not done with what the job says now; hpcllm stage train"
+    ):
+        run_stage(run, "evaluate")
+
+    assert not run.state_json("40-evaluate").exists()
+
+
+def test_a_preflight_that_fails_does_not_write_over_a_start_that_lives(run: Run) -> None:
+    start_elsewhere(run, host="n9", job_id="12")
+
+    record_failure(run, find_stage(frozen_job(run), "tokenizer"), World.alone(), "preflight: n3 is slow")
+
+    assert state(run)["outcome"] == "running"
+
+
+def test_a_preflight_that_fails_is_the_record_of_the_stage(run: Run) -> None:
+    record_failure(run, find_stage(frozen_job(run), "tokenizer"), World.alone(), "preflight: n3 is slow")
+
+    assert (state(run)["outcome"], state(run)["message"]) == ("failed", "preflight: n3 is slow")
 
 
 def test_ranks_that_started_each_alone_are_told_why(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from hpcllm.errors import HpcllmError, UserError
 from hpcllm.job.spec import frozen_job
 from hpcllm.run_directory import Run, read_json, write_json
 from hpcllm.train import checkpoint
+from hpcllm.train.optimizer import adamw
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,19 @@ def test_going_on_from_the_one_before_makes_the_damaged_one_anew(run: Run, capsy
     assert "damaged" in events(run)
     assert weights(run, 12) == before
     assert checkpoint.damage_of(run.checkpoint(12)) is None
+
+
+def test_a_damaged_newer_checkpoint_does_not_push_out_the_whole_ones(run: Run) -> None:
+    cut(run.checkpoint(12) / checkpoint.MODEL)
+    job = frozen_job(run)
+    model = checkpoint.fresh_model(job, read_json(run.index_json)["vocabulary_size"])
+    optimizer = adamw(model, job.train.optimizer)
+    checkpoint.load(run, job, model, optimizer, 8)
+
+    checkpoint.save(run, job, model, optimizer, 10, "fp32", 1)
+
+    assert checkpoint.steps(run) == [10, 8]
+    assert run.latest.read_text() == "step-10\n"
 
 
 def test_evaluating_a_damaged_model_is_refused_with_the_file_and_the_way_out(run: Run) -> None:
