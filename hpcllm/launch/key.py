@@ -1,0 +1,24 @@
+"""The key of a stage: by it an outcome is known to be of this job and this code. Equal keys and `done`: nothing to do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from hpcllm.job.spec import frozen_job
+from hpcllm.launch.pipeline import Stage, find_stage
+from hpcllm.run_directory import Run, read_json
+
+
+def stage_key(run: Run, stage: Stage) -> str:
+    """Hash of everything that the outcome depends on, without reading any data."""
+    resolved = run.resolved()
+    job = frozen_job(run)
+    before = [stage_key(run, find_stage(job, name)) for name in stage.after]
+    inputs = {
+        "read": {section: resolved["job"].get(section) for section in stage.reads},
+        "program": [stage.program, dict(stage.options)],
+        "after": before,
+        "code": read_json(run.software_json).get("code_sha256"),
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
