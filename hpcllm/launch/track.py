@@ -14,6 +14,7 @@ from typing import Any
 from hpcllm.errors import HpcllmError
 from hpcllm.job.spec import frozen_any_job
 from hpcllm.launch.pipeline import Stage, find_stage, stages
+from hpcllm.launch.process import lives
 from hpcllm.launch.slurm import SlurmJob, State, query, slurm
 from hpcllm.progress import Progress
 from hpcllm.run_directory import Run, read_json
@@ -178,20 +179,17 @@ def _record(run: Run, stage: Stage) -> dict[str, Any]:
 def _lives(run: Run, stage: Stage, record: dict[str, Any]) -> bool:
     if record["host"] != socket.gethostname():
         return time.time() - run.state_json(stage.id).stat().st_mtime < STALE_AFTER_S
-    try:
-        os.kill(record["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return lives(record["pid"], record["start"])
 
 
 def _tell_to_stop(run: Run, found: StageStatus) -> bool:
     record = _record(run, find_stage(frozen_any_job(run), found.stage))
     if record["host"] != socket.gethostname():
         return False
-    os.kill(record["pid"], signal.SIGTERM)
+    try:
+        os.kill(record["pid"], signal.SIGTERM)
+    except (ProcessLookupError, PermissionError):  # over by now, or another user's
+        return False
     return True
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -141,13 +143,31 @@ def test_a_stage_that_ran_here_after_its_job_failed_is_done(demo_run: Run, fake_
 
 def test_a_local_stage_runs_while_its_process_lives_and_was_killed_when_it_does_not(demo_run: Run) -> None:
     alive = {"outcome": "running", "end": None, "start": time.time() - 5}
-    record(demo_run, "10-tokenizer", **alive)
+    record(demo_run, "10-tokenizer", **alive, pid=1)
     record(demo_run, "20-shard", **alive, pid=2**22 + 1)
 
     tokenizer, shard = status(demo_run)[:2]
 
     assert (tokenizer.state, round(tokenizer.elapsed_s or 0)) == ("running", 5)
     assert (shard.state, shard.reason) == ("failed", f"killed on {socket.gethostname()} without a word")
+
+
+def test_a_process_that_only_has_the_number_of_the_stages_is_left_alone(demo_run: Run) -> None:
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        record(demo_run, "10-tokenizer", outcome="running", end=None, start=time.time() - 3600, pid=stranger.pid)
+
+        assert state_of(demo_run, "tokenizer") == "failed"
+        assert cancel(demo_run) == "nothing of this run is queued or running here"
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_cancel_tells_the_stage_that_runs_here_to_save(demo_run: Run) -> None:
+    with subprocess.Popen(["sleep", "60"]) as stage:
+        record(demo_run, "10-tokenizer", outcome="running", end=None, start=time.time(), pid=stage.pid)
+
+        assert cancel(demo_run) == "cancelled tokenizer"
+        assert stage.wait(timeout=10) == -signal.SIGTERM
 
 
 def test_a_running_stage_says_how_far_it_is(demo_run: Run) -> None:
