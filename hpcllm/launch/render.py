@@ -45,7 +45,7 @@ def render(
     """
     run = Run(out.absolute())
     _check_path(run.root)
-    resolved = {"format": FORMAT, "profile": _plain(profile), "job": _plain(job)}
+    resolved = {"format": FORMAT, "root": str(run.root), "profile": _plain(profile), "job": _plain(job)}
     _check_free(run, resolved)
     given = {
         run.profile_yaml: read_text(profile_path) if profile_path else _yaml(profile),
@@ -87,9 +87,11 @@ def _yaml(record: Record) -> str:
 
 
 def _check_path(root: Path) -> None:
-    """Slurm's directives are lines, and a backslash in --output turns its % symbols off."""
-    if not str(root).isprintable() or "\\" in str(root):
-        raise UserError(f"--out: found {str(root)!r}; expected a path without control characters and backslashes")
+    """Slurm's directives are lines, a backslash in --output turns its % symbols off, and PYTHONPATH ends at a colon."""
+    if not str(root).isprintable() or set("\\:") & set(str(root)):
+        raise UserError(
+            f"--out: found {str(root)!r}; expected a path without control characters, backslashes and colons"
+        )
 
 
 def _check_free(run: Run, resolved: dict[str, Any]) -> None:
@@ -132,10 +134,12 @@ def _write(run: Run, files: dict[Path, str]) -> None:
             target.write_text(text, encoding="utf-8")
             _mark_executable(target)
         copy_code(new / run.code.relative_to(run.root))
+        (new / run.logs.relative_to(run.root)).mkdir()  # Slurm opens a job's log before the script could make it
 
 
 def _renew(run: Run, files: dict[Path, str]) -> None:
     """The same run once more. Code that did not change is left alone, since a running stage may be reading it."""
+    run.logs.mkdir(exist_ok=True)
     before = read_json(run.software_json)["code_sha256"] if run.code.exists() else None
     for path, text in files.items():
         write_text(path, text, executable=path.parent == run.scripts)

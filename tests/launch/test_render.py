@@ -87,6 +87,13 @@ def test_the_same_job_renders_again_and_keeps_what_stages_made(demo_run: Run) ->
     assert files(again.root) == {**before, "state/10-tokenizer.json": "{}"}
 
 
+def test_the_folder_that_slurm_opens_logs_in_is_there_before_any_script_runs(demo_run: Run) -> None:
+    assert demo_run.logs.is_dir()
+    demo_run.logs.rmdir()
+
+    assert rendered(demo(), demo_run.root).logs.is_dir()
+
+
 def test_changed_code_is_frozen_anew(demo_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     edited = tmp_path / "hpcllm"
     edited.mkdir()
@@ -131,9 +138,9 @@ def test_a_file_is_no_place_for_a_run(tmp_path: Path) -> None:
         rendered(COMMAND, tmp_path / "file")
 
 
-@pytest.mark.parametrize("name", ["a\nb", "a\\b", "a\tb"])
-def test_a_path_that_no_directive_can_hold_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="without control characters and backslashes"):
+@pytest.mark.parametrize("name", ["a\nb", "a\\b", "a\tb", "10:30"])
+def test_a_path_that_no_directive_or_variable_can_hold_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="without control characters, backslashes and colons"):
         rendered(COMMAND, tmp_path / name)
 
 

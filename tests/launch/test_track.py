@@ -108,7 +108,6 @@ def test_a_job_that_ended_with_75_was_interrupted(demo_run: Run, fake_slurm: Fak
 def test_a_job_that_was_killed_for_its_memory_is_found_by_slurms_own_words(demo_run: Run, fake_slurm: Fake) -> None:
     site(fake_slurm, sacct="echo '7|FAILED|100|160|n1|None|0:9'")
     write_json(demo_run.jobs_json, {"tokenizer": ["7"]})
-    demo_run.logs.mkdir()
     demo_run.slurm_log("10-tokenizer").write_text("slurmstepd: error: Detected 1 oom-kill event(s) in StepId=7.0")
 
     assert state_of(demo_run, "tokenizer") == "out of memory"
@@ -172,7 +171,6 @@ def test_cancel_tells_the_stage_that_runs_here_to_save(demo_run: Run) -> None:
 
 def test_a_running_stage_says_how_far_it_is(demo_run: Run) -> None:
     record(demo_run, "10-tokenizer", outcome="running", end=None, start=time.time())
-    demo_run.logs.mkdir()
     demo_run.log("10-tokenizer", 2).write_text("old\n0: [tokenizer 3/10] merges\nsomething else\n")
     demo_run.log("10-tokenizer", 1).write_text("[tokenizer 9/10] of the attempt before\n")
 
@@ -180,7 +178,6 @@ def test_a_running_stage_says_how_far_it_is(demo_run: Run) -> None:
 
 
 def test_logs_are_of_the_latest_attempt_with_slurms_words_behind(demo_run: Run) -> None:
-    demo_run.logs.mkdir()
     for attempt in (9, 10):
         demo_run.log("30-train", attempt).write_text(f"attempt {attempt}\n")
     demo_run.slurm_log("30-train").write_text("CANCELLED DUE TO TIME LIMIT\n")

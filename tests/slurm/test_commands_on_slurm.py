@@ -61,6 +61,14 @@ def test_every_rank_learns_its_place_and_all_meet_at_a_free_port(lab: Lab, tmp_p
     assert read_json(run.state_json("30-command"))["hosts"] == [places[0]["host"], places[2]["host"]]
 
 
+def test_a_script_of_a_fresh_run_is_submitted_by_hand(lab: Lab, tmp_path: Path) -> None:
+    run = lab.command(tmp_path / "run", ["true"], **two_nodes())
+
+    subprocess.run(["sbatch", "--wait", run.script("30-command")], check=True, capture_output=True, timeout=60)
+
+    assert status(run)[0].state == "done", said(run)
+
+
 def test_exit_75_goes_back_into_the_queue_as_often_as_allowed_and_no_more(lab: Lab, tmp_path: Path) -> None:
     run = lab.command(tmp_path / "run", ["bash", "-c", "exit 75"], **two_nodes(max_requeues=1))
 
