@@ -189,15 +189,15 @@ def _preflight(script: Script) -> str:
 
 def _launch(script: Script) -> str:
     """The launcher runs behind and bash waits for it, because bash runs a trap only between two commands."""
-    lines = [f"[[ -z $again ]] || exit {INTERRUPTED}  # told to stop before it began"]
+    told = [f"code={INTERRUPTED}  # told to stop before it began", "if [[ -z $again ]]; then"]
     if isinstance(script.job, CommandJob):
         layout = script.settings.layout
         ranks = _RANKS.replace("@SIZE@", str(layout.world_size)).replace("@LOCAL@", str(layout.ranks_per_node))
-        lines.append("# shellcheck disable=SC2016  # the ranks expand it")
+        told.append("  # shellcheck disable=SC2016  # the ranks expand it")
         program = f"bash -c {shlex.quote(ranks)} rank {shlex.join(script.job.command)}"
     else:
         program = f'"$PYTHON" -uP -m hpcllm stage {script.stage.name} "$RUN"'
-    return _block("launch", [*lines, f'"${{launch[@]}}" {program} &', _WAIT])
+    return _block("launch", [*told, f'  "${{launch[@]}}" {program} &', _WAIT, "fi"])
 
 
 def _afterwards(script: Script) -> str:
@@ -230,13 +230,12 @@ exec "$@\""""
 
 # A signal ends the wait early; then bash waits again, for the launcher's own exit code.
 _WAIT = """\
-child=$!
-code=0
-wait "$child" || code=$?
-while [[ -n $again ]]; do
-  again='' code=0
+  child=$! code=0
   wait "$child" || code=$?
-done"""
+  while [[ -n $again ]]; do
+    again='' code=0
+    wait "$child" || code=$?
+  done"""
 
 _RECORD = """\
 start=$(date +%s)
@@ -259,7 +258,13 @@ ended() { # EXIT_CODE
   esac
 }
 trap 'ended $?' EXIT
-record running null null"""
+record running null null
+# While this script lives, its record is touched: read gives more than 128 when its time is up, and 1 when the pipe ends.
+heartbeat() {
+  while read -rt 10 || (($? > 128)) && kill -0 $$; do touch -c -- "$RUN/state/@ID@.json" || true; done
+}
+# shellcheck disable=SC2034  # that it is open is all
+exec {alive}> >(exec &>/dev/null && heartbeat)"""
 
 _OWN_CODE = """\
 # srun gives the highest code of all ranks, and those that it stopped after one left have more than 75.

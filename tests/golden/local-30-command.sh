@@ -58,21 +58,28 @@ ended() { # EXIT_CODE
 }
 trap 'ended $?' EXIT
 record running null null
+# While this script lives, its record is touched: read gives more than 128 when its time is up, and 1 when the pipe ends.
+heartbeat() {
+  while read -rt 10 || (($? > 128)) && kill -0 $$; do touch -c -- "$RUN/state/30-command.json" || true; done
+}
+# shellcheck disable=SC2034  # that it is open is all
+exec {alive}> >(exec &>/dev/null && heartbeat)
 
 # ---- launch
-[[ -z $again ]] || exit 75  # told to stop before it began
-# shellcheck disable=SC2016  # the ranks expand it
-"${launch[@]}" bash -c 'export RANK=${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-${SLURM_PROCID:-0}}} WORLD_SIZE=1
+code=75  # told to stop before it began
+if [[ -z $again ]]; then
+  # shellcheck disable=SC2016  # the ranks expand it
+  "${launch[@]}" bash -c 'export RANK=${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-${SLURM_PROCID:-0}}} WORLD_SIZE=1
 export LOCAL_RANK=${MPI_LOCALRANKID:-${OMPI_COMM_WORLD_LOCAL_RANK:-${SLURM_LOCALID:-0}}} LOCAL_WORLD_SIZE=1
 export NODE_RANK=$((RANK / LOCAL_WORLD_SIZE))
 exec "$@"' rank python train.py --data 'two words' '$(not run)' &
-child=$!
-code=0
-wait "$child" || code=$?
-while [[ -n $again ]]; do
-  again='' code=0
+  child=$! code=0
   wait "$child" || code=$?
-done
+  while [[ -n $again ]]; do
+    again='' code=0
+    wait "$child" || code=$?
+  done
+fi
 
 # ---- afterwards: 75 means interrupted, with everything saved
 if [[ $code != 0 && -n $warned ]]; then code=75; fi  # it ended after its warning

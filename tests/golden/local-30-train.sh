@@ -31,15 +31,16 @@ launch=(  # software.mpi.launcher
 signal=TERM
 
 # ---- launch
-[[ -z $again ]] || exit 75  # told to stop before it began
-"${launch[@]}" "$PYTHON" -uP -m hpcllm stage train "$RUN" &
-child=$!
-code=0
-wait "$child" || code=$?
-while [[ -n $again ]]; do
-  again='' code=0
+code=75  # told to stop before it began
+if [[ -z $again ]]; then
+  "${launch[@]}" "$PYTHON" -uP -m hpcllm stage train "$RUN" &
+  child=$! code=0
   wait "$child" || code=$?
-done
+  while [[ -n $again ]]; do
+    again='' code=0
+    wait "$child" || code=$?
+  done
+fi
 
 # ---- afterwards: 75 means interrupted, with everything saved
 exit "$code"

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,8 +80,9 @@ def test_any_words_reach_the_program_as_they_were_given(
     assert json.loads(log(script))[0] == words
 
 
-def test_a_name_that_holds_a_line_break_stays_in_its_comment(command_script: Maker, tmp_path: Path) -> None:
-    script = command_script("true", name="mine\ntouch owned\u2028#SBATCH --nodes=9")
+def test_a_reason_that_holds_a_line_break_stays_in_its_comment(command_script: Maker, tmp_path: Path) -> None:
+    reason = "mine\ntouch owned\u2028#SBATCH --nodes=9"
+    script = command_script("true", environment=(Setting("GIVEN", "1", "job.environment.GIVEN", reason),))
 
     assert ran(script).returncode == 0
     assert not (tmp_path / "owned").exists()
@@ -129,6 +131,35 @@ def test_every_attempt_has_a_log_of_its_own(command_script: Maker, tmp_path: Pat
 
     assert (log(script, 1).strip(), log(script, 2).strip()) == ("1", "2")
     assert record(script)["attempt"] == 2
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_record_of_a_command_is_touched_while_its_script_lives_and_no_process_stays(
+    command_script: Maker, killed: bool
+) -> None:
+    script = command_script("bash", "-c", "echo ready; sleep 2")
+    script.path.write_text(script.text().replace("read -rt 10", "read -rt 0.1"))
+    process = subprocess.Popen(["bash", script.path], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout
+    assert process.stdout.readline() == "ready\n"
+    state = script.run.state_json("30-command")
+    os.utime(state, (0, 0))
+    time.sleep(0.5)
+
+    assert time.time() - state.stat().st_mtime < 1
+
+    if killed:
+        process.kill()
+    process.communicate(timeout=20)  # its log is closed, or this would wait
+    end_s = time.monotonic() + 5
+    while processes_of(process.pid) and time.monotonic() < end_s:
+        time.sleep(0.1)
+    assert processes_of(process.pid) == []
+
+
+def processes_of(session: int) -> list[str]:
+    listed = subprocess.run(["ps", "-o", "stat=,args=", "-s", str(session)], capture_output=True, text=True).stdout
+    return [line for line in listed.splitlines() if not line.startswith("Z")]
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
@@ -214,6 +245,18 @@ def test_after_the_last_requeue_the_job_fails_and_says_how_to_go_on(
     assert requeues(queue) == 0
     assert f"hpcllm submit {script.run.root}" in log(script)
     assert record(script)["outcome"] == "failed"
+
+
+def test_a_script_that_is_stopped_before_it_began_goes_back_into_the_queue_too(
+    command_script: Maker, queue: dict[str, Path]
+) -> None:
+    script = in_slurm(command_script, 0, "began")
+    script.path.write_text(script.text().replace("# ---- launch\n", "# ---- launch\nkill -s USR2 $$\n", 1))
+
+    assert ran(script, **IN_A_JOB).returncode == 75
+    assert requeues(queue) == 1
+    assert "began" not in log(script)
+    assert record(script)["outcome"] == "interrupted"
 
 
 @pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", ""])
