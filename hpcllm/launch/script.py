@@ -259,7 +259,7 @@ ended() { # EXIT_CODE
 }
 trap 'ended $?' EXIT
 record running null null
-# While this script lives, its record is touched: read gives more than 128 when its time is up, and 1 when the pipe ends.
+# While this script lives, its record is touched: read gives 1 when its pipe ends, and over 128 when its time is up.
 heartbeat() {
   while read -rt 10 || (($? > 128)) && kill -0 $$; do touch -c -- "$RUN/state/@ID@.json" || true; done
 }
