@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -40,6 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HpcllmError as error:
         print(f"hpcllm: {error}", file=sys.stderr, flush=True)
         return int(error.exit_code)
+    except OSError as error:  # the disk is full, the path cannot be written
+        if error.filename is None:
+            raise
+        print(f"hpcllm: {error.filename}: {error.strerror}", file=sys.stderr, flush=True)
+        return int(ExitCode.FAILED if words[:1] == ["stage"] else ExitCode.USER_MISTAKE)
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         sys.stderr.close()
         return int(ExitCode.FAILED)
@@ -59,8 +66,12 @@ def _split_command(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _parser() -> argparse.ArgumentParser:
+    _, _, examples = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
-        prog="hpcllm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog="hpcllm",
+        description=f"Train language models on HPC clusters.\n\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"hpcllm {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -84,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("--dry-run", action="store_true", help="print what would be submitted")
 
     run = _command(commands, "run", _run, "run here, in the foreground", "run jobs/demo.yaml --ranks 2")
+    run.usage = f"{run.prog} [JOB] [options] [-- COMMAND ...]"
     run.add_argument("job", type=Path, nargs="?", metavar="JOB", help="a job file, or a run directory to go on with")
     run.add_argument("--ranks", type=_positive, help="MPI ranks (default: the profile's)")
     run.add_argument("--oversubscribe", action="store_true", help="allow more ranks than cores")
@@ -235,31 +247,29 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _render(arguments: argparse.Namespace) -> None:
     profile, path = _profile(arguments)
     run = _rendered(arguments, (profile, path))
-    start = f"start   bash {run.run_local_sh}" if profile.scheduler.kind == "local" else f"submit  bash {run.submit_sh}"
-    print(f"rendered {run.root}\nread    {run.scripts}/\n{start}")
+    local = profile.scheduler.kind == "local"
+    start = "start   " if local else "submit  "
+    script = shlex.quote(str(run.run_local_sh if local else run.submit_sh))
+    print(f"rendered {run.root}\nread    {run.scripts}/\n{start}bash {script}")
 
 
 def _submit(arguments: argparse.Namespace) -> None:
     from hpcllm.launch.submit import submit
-    from hpcllm.run_directory import Run
 
-    again = arguments.job is not None and arguments.job.is_dir()
-    run = Run.open(arguments.job) if again else _rendered(arguments, _profile(arguments))
+    run = _again(arguments) or _rendered(arguments, _profile(arguments))
     submitted = submit(run, dry_run=arguments.dry_run)
     for stage, job_id in submitted.items():
         print(f"{stage:24} {job_id}")
     if not arguments.dry_run:
-        print(f"follow  hpcllm watch {run.root}")
+        print(f"follow  hpcllm watch {shlex.quote(str(run.root))}")
 
 
 def _run(arguments: argparse.Namespace) -> None:
     from hpcllm.cluster.detect import local_profile, measured
     from hpcllm.launch.local import run_local
-    from hpcllm.run_directory import Run
 
-    if arguments.job is not None and arguments.job.is_dir():
-        run = Run.open(arguments.job)
-    else:
+    run = _again(arguments)
+    if run is None:
         ranks = {"nodes": 1, "ranks_per_node": arguments.ranks}
         arguments = argparse.Namespace(**{**_NO_RESOURCES, **vars(arguments), **ranks})
         profile = local_profile() if arguments.command else measured(local_profile(), Path.cwd())
@@ -270,6 +280,25 @@ def _run(arguments: argparse.Namespace) -> None:
 _NO_RESOURCES: dict[str, None] = dict.fromkeys(
     ("nodes", "ranks_per_node", "gpus", "time", "partition", "account", "qos", "name")
 )
+
+
+def _again(arguments: argparse.Namespace) -> Run | None:
+    """The run directory given in place of a job file, to go on with as it was rendered. None: it is a job file."""
+    from hpcllm.run_directory import Run
+
+    if arguments.job is None or not arguments.job.is_dir():
+        return None
+    kept = ("job", "call", "command", "dry_run")
+    given = [f"--{name.replace('_', '-')}" for name, value in vars(arguments).items() if value and name not in kept]
+    if given or arguments.command:
+        raise UserError(f"{arguments.job}: goes on as it was rendered; leave out {', '.join(given) or 'the command'}")
+    run = Run.open(arguments.job)
+    if Path(run.resolved()["root"]) != run.root:
+        raise UserError(
+            f"{run.root}: was rendered at {run.resolved()['root']}, and its scripts work there; "
+            f"move it back, or render the job into a new directory"
+        )
+    return run
 
 
 def _profile(arguments: argparse.Namespace) -> tuple[Profile, Path | None]:
@@ -293,7 +322,8 @@ def _rendered(arguments: argparse.Namespace, found: tuple[Profile, Path | None],
         plan = search(profile, job, oversubscribe)
         if not plan.fits:
             raise DoesNotFit(f"{arguments.job}: does not fit {profile.name}: " + "; ".join(plan.limits))
-    out = arguments.out or Path("runs") / f"{job.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = re.sub(r"[^\w.-]+", "-", job.name)
+    out = arguments.out or Path("runs") / f"{folder}-{datetime.now():%Y%m%d-%H%M%S}"
     return render(profile, profile_path, job, arguments.job, plan, out, oversubscribe=oversubscribe)
 
 
@@ -301,7 +331,7 @@ def _job(arguments: argparse.Namespace) -> Job | CommandJob:
     from hpcllm.job.spec import CommandJob, load_job
 
     if (arguments.job is None) == (not arguments.command):
-        raise UserError("expected a job file, or a program behind --: hpcllm submit --nodes 4 -- python train.py")
+        raise UserError("expected a job file, or a program behind --, such as: -- python train.py")
     if arguments.job is not None:
         return _with_resources(load_job(arguments.job), arguments)
     command = tuple(arguments.command)
@@ -386,7 +416,8 @@ def _report(arguments: argparse.Namespace) -> None:
     if arguments.json:
         _print_json(terminal.summary_json(runs))
         return
-    page = arguments.out or (runs[0].report_html if len(runs) == 1 else runs[0].root.parent / "report.html")
+    page = arguments.out or (runs[0].report_html if len(runs) == 1 else runs[0].root.parent)
+    page = page / "report.html" if page.is_dir() else page
     html.write(runs, page)
     _print_rich(terminal.report_text(runs))
     print(f"report {page}")

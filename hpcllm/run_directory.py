@@ -134,7 +134,7 @@ def atomic_path(target: Path, durable: bool = True) -> Iterator[Path]:
         yield temporary
         for path in _all_of(temporary) if durable else []:
             _fsync(path)
-        if target.is_dir():
+        if target.is_dir() and temporary.is_dir():  # a file never takes the place of a folder
             _remove(target)
         os.replace(temporary, target)
         if durable:

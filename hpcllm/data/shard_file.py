@@ -118,7 +118,7 @@ class ShardFile:
 
 
 _ATTRIBUTES = {"part", "tokenizer_sha256", "vocabulary_size", "source_files", "source_sizes"}
-_AGAIN = "delete the file and run the shard stage again"
+_AGAIN = "delete data/index.json of the run and start it again: the shard stage then writes them anew"
 
 
 def _map(path: Path, file: h5py.File) -> ShardFile:

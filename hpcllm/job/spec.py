@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from hpcllm import source
 from hpcllm.errors import UserError
@@ -239,10 +239,16 @@ class SlurmSpec(Record):
     """Further directives by name (`reservation: maintenance`); they win over what is derived."""
 
 
+def _job_name(name: str) -> str:
+    if not name.strip() or not name.isprintable() or "/" in name or name.startswith((".", "-")):
+        raise ValueError(f"found {name!r}; expected a name in one line, without / and not beginning with . or -")
+    return name
+
+
 class AnyJob(Record):
     """What every job has."""
 
-    name: Annotated[str, Field(min_length=1, max_length=100)]
+    name: Annotated[str, Field(max_length=100), AfterValidator(_job_name)]
     """Shown in the queue and the report."""
     description: str = ""
     resources: Resources = Resources()

@@ -1,4 +1,4 @@
-"""The key of a stage: by it an outcome is known to be of this job and this code. Equal keys and `done`: nothing to do."""
+"""The key of a stage says of which job and which code an outcome is. Equal keys and `done`: nothing to do."""
 
 from __future__ import annotations
 

@@ -30,6 +30,8 @@ class Stage:
     """Sections of the job that the outcome depends on; changing another one does not run this stage again."""
     purpose: str
     """One line for a person."""
+    makes: tuple[str, ...] = ()
+    """Files of the run that are there when it is done; when one was deleted the stage runs again."""
     options: Mapping[str, str] = field(default_factory=dict)
     """What this use of the program differs in."""
 
@@ -40,21 +42,33 @@ class Stage:
 
 
 PIPELINE = (
-    Stage(10, "tokenizer", (), "one", "hpcllm.stages.tokenizer:main", ("data",), "learn the vocabulary"),
-    Stage(20, "shard", ("tokenizer",), "all", "hpcllm.stages.shard:main", ("data",), "write tokens to HDF5 shards"),
-    Stage(30, "train", ("shard",), "all", "hpcllm.stages.train:main", ("data", "model", "train"), "train the model"),
+    Stage(
+        10, "tokenizer", (), "one", "hpcllm.stages.tokenizer:main", ("data",),
+        "learn the vocabulary", ("data/tokenizer.json",),
+    ),
+    Stage(
+        20, "shard", ("tokenizer",), "all", "hpcllm.stages.shard:main", ("data",),
+        "write tokens to HDF5 shards", ("data/index.json",),
+    ),
+    Stage(
+        30, "train", ("shard",), "all", "hpcllm.stages.train:main", ("data", "model", "train"),
+        "train the model", ("checkpoints/LATEST",),
+    ),
     Stage(
         40, "evaluate", ("train",), "all", "hpcllm.stages.evaluate:main", ("evaluate",),
-        "perplexity, BLEU, samples", {"model": "trained"},
+        "perplexity, BLEU, samples", ("results/trained",), {"model": "trained"},
     ),
-    Stage(50, "compress", ("train",), "one", "hpcllm.stages.compress:main", ("deploy",), "quantize for deployment"),
+    Stage(
+        50, "compress", ("train",), "one", "hpcllm.stages.compress:main", ("deploy",),
+        "quantize for deployment", ("exports/int8/config.json",),
+    ),
     Stage(
         60, "evaluate-compressed", ("compress",), "all", "hpcllm.stages.evaluate:main", ("evaluate",),
-        "the same, of the compressed model", {"model": "compressed"},
+        "the same, of the compressed model", ("results/compressed",), {"model": "compressed"},
     ),
     Stage(
         90, "gather", ("evaluate", "evaluate-compressed"), "one", "hpcllm.stages.gather:main", (),
-        "one table, one report",
+        "one table, one report", ("report.html",),
     ),
 )  # fmt: skip
 

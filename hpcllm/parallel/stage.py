@@ -7,9 +7,7 @@ and the outcome `done` mean that there is nothing to do. Data is never read agai
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
 import os
 import socket
 import sys
@@ -23,7 +21,9 @@ from typing import Any
 
 from hpcllm.errors import ExitCode, HpcllmError, Interrupted, UserError
 from hpcllm.job.spec import frozen_job
+from hpcllm.launch.key import stage_key
 from hpcllm.launch.pipeline import Stage, find_stage
+from hpcllm.launch.process import lives
 from hpcllm.parallel.world import World
 from hpcllm.plan.plan import read_plan
 from hpcllm.run_directory import Run, read_json, write_json
@@ -54,26 +54,14 @@ def run_stage(run: Run, name: str) -> None:
         module, function = stage.program.split(":")
         with _recorded(run, stage, world, key):
             getattr(importlib.import_module(module), function)(run, stage, world)
-    except Interrupted:  # every rank agreed on it and has saved
+    except Interrupted as interrupted:  # every rank agreed on it and has saved; one says so
+        if world.rank != 0:
+            raise SystemExit(int(interrupted.exit_code)) from None
         raise
     except Exception as error:
         if world.size > 1:
             _abort(stage, world, error)
         raise
-
-
-def stage_key(run: Run, stage: Stage) -> str:
-    """Hash of everything that the outcome depends on, without reading any data."""
-    resolved = run.resolved()
-    job = frozen_job(run)
-    before = [stage_key(run, find_stage(job, name)) for name in stage.after]
-    inputs = {
-        "read": {section: resolved["job"].get(section) for section in stage.reads},
-        "program": [stage.program, dict(stage.options)],
-        "after": before,
-        "code": read_json(run.software_json).get("code_sha256"),
-    }
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _check_ranks(run: Run, stage: Stage, world: World) -> None:
@@ -100,7 +88,8 @@ def _is_done(run: Run, stage: Stage, key: str) -> bool:
     if not path.exists():
         return False
     state = read_json(path)
-    return bool(state["outcome"] == "done" and state["key"] == key)
+    made = all((run.root / name).exists() for name in stage.makes)
+    return bool(made and state["outcome"] == "done" and state["key"] == key)
 
 
 def _refusal(run: Run, stage: Stage) -> str | None:
@@ -113,7 +102,7 @@ def _refusal(run: Run, stage: Stage) -> str | None:
     if state["outcome"] != "running" or requeued:
         return None
     same_host = state["host"] == socket.gethostname()
-    alive = _process_lives(state["pid"]) if same_host else time.time() - path.stat().st_mtime < STALE_AFTER_S
+    alive = lives(state["pid"], state["start"]) if same_host else time.time() - path.stat().st_mtime < STALE_AFTER_S
     if not alive:
         return None
     where = f"job {state['job_id']}" if state["job_id"] else f"process {state['pid']}"
@@ -188,7 +177,9 @@ def _abort(stage: Stage, world: World, error: Exception) -> None:
     message = str(error) if isinstance(error, HpcllmError) else "".join(traceback.format_exception(error))
     print(f"hpcllm: {stage.id}: rank {world.rank} on {socket.gethostname()}: {message}", file=sys.stderr, flush=True)
     assert world.comm is not None
-    world.comm.Abort(int(error.exit_code if isinstance(error, HpcllmError) else ExitCode.FAILED))
+    code = int(error.exit_code if isinstance(error, HpcllmError) else ExitCode.FAILED)
+    world.comm.Abort(code)
+    os._exit(code)  # Abort may come back before it has ended this process
 
 
 def _heartbeat(path: Path, ended: threading.Event) -> None:
@@ -196,16 +187,6 @@ def _heartbeat(path: Path, ended: threading.Event) -> None:
     while not ended.wait(HEARTBEAT_S):
         with suppress(OSError):  # the run directory was moved away: the stage itself will say so
             os.utime(path)
-
-
-def _process_lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _job_id() -> str | None:

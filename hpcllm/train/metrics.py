@@ -47,10 +47,6 @@ class Metrics:
         self._log_every_steps = log_every_steps
         self._num_steps = num_steps
         self._progress = ProgressLines("train", num_steps, quiet)
-        self._validation_text = ""
-        if not quiet:
-            for name in ("train", "validation", "events"):
-                _end_torn_line(run, name)
 
     def event(self, event: str, **facts: Any) -> None:
         """Something that happened, with its facts."""
@@ -63,11 +59,11 @@ class Metrics:
         self._append("train", step=step, **asdict(figures), compute_s=compute_s, tokens_per_s=tokens_per_s)
         if step % self._log_every_steps == 0 or step == self._num_steps:
             text = f"loss {figures.loss:.3f}  lr {figures.learning_rate:.1e}  {tokens_per_s:.0f} tokens/s"
-            self._progress(step, text + self._validation_text)
+            self._progress(step, text)
 
     def validation(self, step: int, loss: float) -> None:
         """The loss on the validation part after this step."""
-        self._validation_text = f"  validation {loss:.3f}"
+        self.say(f"train: step {step}: validation loss {loss:.3f}")
         self._append("validation", step=step, loss=loss)
 
     def say(self, text: str) -> None:
@@ -133,11 +129,3 @@ def memory_peak_bytes() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
-
-
-def _end_torn_line(run: Run, name: str) -> None:
-    """A writer that was killed may have left half a line; without this the next line would be lost with it."""
-    path = run.metrics_jsonl(name)
-    if path.exists() and not path.read_bytes().endswith(b"\n"):
-        with path.open("a", encoding="utf-8") as file:
-            file.write("\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -15,12 +16,13 @@ import pytest
 from hpcllm.cluster.detect import local_profile
 from hpcllm.errors import HpcllmError, Interrupted, UserError
 from hpcllm.job.spec import absolute, frozen_job, load_job
+from hpcllm.launch.key import stage_key
 from hpcllm.launch.pipeline import find_stage
 from hpcllm.launch.render import render
-from hpcllm.parallel.stage import record_failure, run_stage, stage_key
+from hpcllm.parallel.stage import record_failure, run_stage
 from hpcllm.parallel.world import World
 from hpcllm.plan.search import search
-from hpcllm.run_directory import Run, read_json, write_json
+from hpcllm.run_directory import Run, read_json, write_json, write_text
 
 JOBS = Path(__file__).parents[2] / "jobs"
 
@@ -43,6 +45,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception | None], lis
 
         def main(run: Run, stage: Any, world: World) -> None:
             calls.append(run)
+            write_text(run.tokenizer_json, "{}")
             assert read_json(run.state_json(stage.id))["outcome"] == "running"
             if error:
                 raise error
@@ -163,8 +166,8 @@ def test_an_error_of_ours_is_recorded_with_its_type(run: Run, program: Program) 
 
 
 def start_elsewhere(run: Run, **changes: Any) -> None:
-    record = {"outcome": "running", "key": "k", "attempt": 1, "job_id": None, "host": socket.gethostname(), "pid": 1}
-    write_json(run.state_json("10-tokenizer"), {**record, **changes})
+    here = {"host": socket.gethostname(), "pid": 1, "job_id": None, "start": time.time()}
+    write_json(run.state_json("10-tokenizer"), {"outcome": "running", "key": "k", "attempt": 1, **here, **changes})
 
 
 @pytest.mark.parametrize("where", [{"pid": os.getppid()}, {"host": "n9", "job_id": "12"}])
@@ -220,6 +223,16 @@ def test_a_second_start_inside_the_same_allocation_is_refused(
         run_stage(run, "tokenizer")
 
     assert calls == []
+
+
+def test_a_stage_whose_output_was_deleted_runs_again(run: Run, program: Program) -> None:
+    calls = program()
+    run_stage(run, "tokenizer")
+
+    run.tokenizer_json.unlink()
+    run_stage(run, "tokenizer")
+
+    assert len(calls) == 2
 
 
 def test_a_stage_whose_work_before_is_not_done_does_not_start(run: Run, program: Program) -> None:

@@ -202,7 +202,7 @@ def latest_losses(run: Run, name: str = "train") -> dict[int, float]:
 def _moved_to_two_ranks(run: Run, to: Path, after_step: int) -> Run:
     """A copy of a run that has come to this step, to go on from there on two ranks."""
     moved = Run(shutil.copytree(run.root, to))
-    shutil.rmtree(moved.state)
+    moved.state_json("30-train").unlink()
     for step in checkpoint.steps(moved):
         if step > after_step:
             shutil.rmtree(moved.checkpoint(step))

@@ -14,6 +14,7 @@ import pytest
 
 from hpcllm.cluster.detect import local_profile
 from hpcllm.job.spec import Job, frozen_job
+from hpcllm.launch.key import stage_key
 from hpcllm.launch.pipeline import find_stage
 from hpcllm.parallel.world import World
 from hpcllm.plan.search import search
@@ -59,8 +60,10 @@ def tiny_run(folder: Path, job: Job, world_size: int = 1, micro_batch: int = 4) 
     write_json(run.resolved_json, {"format": FORMAT, "job": job.model_dump(mode="json", by_alias=True)})
     write_json(run.software_json, {"commit": "0" * 40, "code_sha256": "0" * 64})
     write_json(run.plan_json, plan.to_json())
-    tokenizer.main(run, find_stage(job, "tokenizer"), World.alone())
-    shard.main(run, find_stage(job, "shard"), World.alone())
+    for program, name in ((tokenizer, "tokenizer"), (shard, "shard")):
+        stage = find_stage(job, name)
+        program.main(run, stage, World.alone())
+        write_json(run.state_json(stage.id), {"outcome": "done", "key": stage_key(run, stage)})
     return run
 
 
