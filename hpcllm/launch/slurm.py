@@ -15,7 +15,7 @@ QUERY_TIMEOUT_S = 30.0
 
 State = Literal[
     "waiting", "pending", "running", "done", "failed", "interrupted", "cancelled",
-    "timeout", "out of memory", "node failure", "preempted",
+    "timeout", "out of memory", "node failure", "preempted", "out of date",
 ]  # fmt: skip
 
 # Slurm's words are the long names under JOB STATE CODES in sacct(1) and squeue(1) of 23.11.
@@ -62,6 +62,8 @@ class SlurmJob:
     reason: str
     """Why it waits or ended, in Slurm's words."""
     exit_code: int | None
+    forgotten: bool = False
+    """squeue answers and does not know it: it is neither queued nor running, and nobody knows what became of it."""
 
 
 def query(job_ids: Sequence[str]) -> dict[str, SlurmJob]:
@@ -70,12 +72,14 @@ def query(job_ids: Sequence[str]) -> dict[str, SlurmJob]:
     squeue knows what is queued or running now; accounting lags it by seconds, but keeps what has ended. Some sites have
     no accounting: then scontrol knows what ended less than MinJobAge (300 s by default) ago.
     """
-    found: dict[str, SlurmJob] = {}
-    for ask in (_squeue, _sacct, _scontrol):
+    queued = _squeue(job_ids)
+    found = {job.job_id: job for job in queued or [] if job.job_id in job_ids}
+    for ask in (_sacct, _scontrol):
         missing = [job_id for job_id in job_ids if job_id not in found]
         if missing:
             found |= {job.job_id: job for job in ask(missing) if job.job_id in missing}
-    return found
+    missing = [job_id for job_id in job_ids if job_id not in found] if queued is not None else []
+    return found | {job_id: _forgotten(job_id) for job_id in missing}
 
 
 def slurm(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -102,12 +106,16 @@ def slurm(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
 def _sacct(job_ids: Sequence[str]) -> list[SlurmJob]:
     fields = "JobIDRaw,State,Start,End,NodeList,Reason,ExitCode"
     command = ["sacct", "--allocations", "--parsable2", "--noheader", f"--format={fields}", f"--jobs={_list(job_ids)}"]
-    return _rows(command)
+    return _rows(_answer(command))
 
 
-def _squeue(job_ids: Sequence[str]) -> list[SlurmJob]:
-    command = ["squeue", "--noheader", "--format=%i|%T|%S|%e|%N|%r|", f"--jobs={_list(job_ids)}"]
-    return _rows(command)
+def _squeue(job_ids: Sequence[str]) -> list[SlurmJob] | None:
+    """None without an answer. Asked for one job that it does not know, it fails; that is an answer too."""
+    try:
+        done = slurm(["squeue", "--noheader", "--format=%i|%T|%S|%e|%N|%r|", f"--jobs={_list(job_ids)}"])
+    except UserError:
+        return None
+    return _rows(done.stdout) if done.returncode == 0 or "Invalid job id" in done.stderr else None
 
 
 def _scontrol(job_ids: Sequence[str]) -> list[SlurmJob]:
@@ -122,8 +130,8 @@ def _scontrol(job_ids: Sequence[str]) -> list[SlurmJob]:
     return jobs
 
 
-def _rows(command: Sequence[str]) -> list[SlurmJob]:
-    return [_job(line.split("|")) for line in _answer(command).splitlines() if line.count("|") >= 6]
+def _rows(said: str) -> list[SlurmJob]:
+    return [_job(line.split("|")) for line in said.splitlines() if line.count("|") >= 6]
 
 
 def _answer(command: Sequence[str]) -> str:
@@ -148,6 +156,11 @@ def _job(fields: Sequence[str]) -> SlurmJob:
         "" if reason in ("None", "(null)") else reason,
         None if running else _exit_code(exit_code),
     )
+
+
+def _forgotten(job_id: str) -> SlurmJob:
+    reason = "Slurm has forgotten it, and it never began"
+    return SlurmJob(job_id, "cancelled", None, None, "", reason, None, forgotten=True)
 
 
 def _exit_code(text: str) -> int | None:

@@ -64,8 +64,8 @@ class ScriptWatcher(InfoWatcher):
         """Ask for every job that has not ended yet."""
         asked = sorted(self._registered - self._finished)
         self._num_calls += bool(asked)
-        found = query(asked) if asked else {}
-        self._info_dict.update({job.job_id: {"State": job.state, "NodeList": job.nodes} for job in found.values()})
+        found = [job for job in query(asked).values() if not job.forgotten] if asked else []
+        self._info_dict.update({job.job_id: {"State": job.state, "NodeList": job.nodes} for job in found})
         self._last_status_check = time.time()
         self._finished |= {job_id for job_id in asked if self.is_done(job_id, mode="cache")}
 

@@ -7,12 +7,13 @@ import re
 import signal
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hpcllm.errors import HpcllmError
 from hpcllm.job.spec import frozen_any_job
+from hpcllm.launch.key import stage_key
 from hpcllm.launch.pipeline import Stage, find_stage, stages
 from hpcllm.launch.process import lives
 from hpcllm.launch.slurm import SlurmJob, State, query, slurm
@@ -20,6 +21,7 @@ from hpcllm.progress import Progress
 from hpcllm.run_directory import Run, read_json
 
 STALE_AFTER_S = 60.0  # without a heartbeat of a stage on another host (parallel/stage.py beats every 10 s)
+FORGOTTEN_AFTER_S = 60.0  # for so long after a submission squeue may not know the job yet
 TAIL_BYTES = 16_384
 
 ALIVE: tuple[State, ...] = ("waiting", "pending", "running")
@@ -29,6 +31,7 @@ _ADVICE: dict[State, str] = {
     "interrupted": "hpcllm submit RUN goes on where it stopped",
     "cancelled": "hpcllm submit RUN goes on where it stopped",
     "preempted": "hpcllm submit RUN goes on where it stopped",
+    "out of date": "the job or the code was changed since; hpcllm submit RUN does it again",
     "timeout": "it had no time to save: render with a longer resources.time, or save more often",
     "out of memory": "render with a smaller train.micro_batch, or on more nodes",
     "node failure": "hpcllm submit RUN goes on; slurm.directives: {exclude: NODE} leaves a bad node out",
@@ -42,7 +45,7 @@ class StageStatus:
 
     stage: str
     job_id: str | None
-    """Slurm's id of its latest job."""
+    """Slurm's id of its latest job, by whomever it was submitted."""
     state: State
     since: float | None
     """When that state began, in seconds since 1970."""
@@ -58,12 +61,16 @@ class StageStatus:
 
 def status(run: Run) -> list[StageStatus]:
     """Every stage in order, by one batched query of the scheduler. Raises HpcllmError for a damaged run directory."""
+    rows = stages(frozen_any_job(run))
     job_ids = {name: ids[-1] for name, ids in submitted(run).items() if ids}
-    known = query(list(job_ids.values())) if job_ids else {}
+    by_hand = [own for stage in rows if (own := _unfinished_job_id(_record(run, stage)))]
+    asked = list(dict.fromkeys([*job_ids.values(), *by_hand]))
+    known = query(asked) if asked else {}
     found: dict[str, StageStatus] = {}
-    for stage in stages(frozen_any_job(run)):
+    for stage in rows:
         blocked = any(found[name].state != "done" for name in stage.after)
-        found[stage.name] = _status_of(run, stage, job_ids.get(stage.name), known, blocked)
+        now = _status_of(run, stage, job_ids.get(stage.name), known, blocked)
+        found[stage.name] = _out_of_date(run, now) if _is_of_another_key(run, stage, now) else now
     return list(found.values())
 
 
@@ -111,11 +118,15 @@ def log_files(run: Run, stage_id: str) -> list[Path]:
 
 def _status_of(run: Run, stage: Stage, job_id: str | None, known: dict[str, SlurmJob], blocked: bool) -> StageStatus:
     record = _record(run, stage)
-    job = known.get(job_id or "")
-    if job and not _is_newer(record, job):
+    job, own = known.get(job_id or ""), known.get(_unfinished_job_id(record) or "")
+    if job and not job.forgotten and not _is_newer(record, job):
         return _by_slurm(run, stage, job, record, blocked)
+    if own and not own.forgotten and not _is_over_in(own, record):
+        return _by_slurm(run, stage, own, record, blocked)
     if record:
         return _by_record(run, stage, job_id, record)
+    if job and time.time() - run.jobs_json.stat().st_mtime > FORGOTTEN_AFTER_S:
+        return _filled(run, stage, job_id, job.state, None, None, "", job.reason)
     state: State = "waiting" if blocked or not job_id else "pending"
     return StageStatus(stage.name, job_id, state, None, None, "", "", "" if job_id else "not submitted", "")
 
@@ -123,6 +134,27 @@ def _status_of(run: Run, stage: Stage, job_id: str | None, known: dict[str, Slur
 def _is_newer(record: dict[str, Any], job: SlurmJob) -> bool:
     """Whether the stage ran since that job ended, in the foreground or by a script submitted by hand."""
     return bool(record and record["job_id"] != job.job_id and job.end_s is not None and record["start"] > job.end_s)
+
+
+def _unfinished_job_id(record: dict[str, Any]) -> str | None:
+    """The job that wrote a record, where it may be queued or running: a job by hand stands in no jobs.json."""
+    return record["job_id"] if record.get("outcome") in ("running", "interrupted") else None
+
+
+def _is_over_in(job: SlurmJob, record: dict[str, Any]) -> bool:
+    """Whether the stage has ended since that job began: in an allocation that goes on without it."""
+    return bool(record["end"] and job.start_s is not None and job.start_s <= record["end"])
+
+
+def _is_of_another_key(run: Run, stage: Stage, now: StageStatus) -> bool:
+    """Whether what is done was done for another job or by other code. A command has no key."""
+    record = _record(run, stage) if now.state == "done" and stage.program else {}
+    return bool(record) and record["key"] != stage_key(run, stage)
+
+
+def _out_of_date(run: Run, done: StageStatus) -> StageStatus:
+    advice = _ADVICE["out of date"].replace("RUN", str(run.root))
+    return replace(done, state="out of date", reason="done for another job or by other code", advice=advice)
 
 
 def _by_slurm(run: Run, stage: Stage, job: SlurmJob, record: dict[str, Any], blocked: bool) -> StageStatus:

@@ -20,7 +20,7 @@ POLL_S = 5.0  # between two questions to the scheduler
 _STYLES: dict[State, str] = {
     **{"waiting": "dim", "pending": "yellow", "running": "cyan", "done": "green"},
     **{"failed": "bold red", "timeout": "bold red", "out of memory": "bold red", "node failure": "bold red"},
-    **{"interrupted": "yellow", "cancelled": "yellow", "preempted": "yellow"},
+    **{"interrupted": "yellow", "cancelled": "yellow", "preempted": "yellow", "out of date": "yellow"},
 }
 
 

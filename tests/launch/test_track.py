@@ -15,10 +15,13 @@ import pytest
 from rich.console import Console
 
 from hpcllm.errors import HpcllmError, UserError
+from hpcllm.job.spec import frozen_job
+from hpcllm.launch.key import stage_key
+from hpcllm.launch.pipeline import find_stage
 from hpcllm.launch.slurm import STATES, query
 from hpcllm.launch.track import cancel, logs, status
 from hpcllm.report.status_table import status_table, watch
-from hpcllm.run_directory import Run, write_json
+from hpcllm.run_directory import Run, read_json, write_json
 
 Fake = Callable[[str, str], Path]
 
@@ -30,10 +33,11 @@ def site(fake_slurm: Fake, squeue: str = "exit 1", sacct: str = "exit 1", scontr
 
 def record(run: Run, stage_id: str, **changes: Any) -> None:
     name = stage_id.split("-", 1)[1]
+    key = stage_key(run, find_stage(frozen_job(run), name))
     write_json(
         run.state_json(stage_id),
         {
-            **{"stage": name, "key": "k", "attempt": 1, "outcome": "done", "message": "", "exit_code": 0},
+            **{"stage": name, "key": key, "attempt": 1, "outcome": "done", "message": "", "exit_code": 0},
             **{"job_id": None, "host": socket.gethostname(), "pid": os.getpid(), "world_size": 1, "hosts": ["here"]},
             **{"start": 100.0, "end": 130.0, **changes},
         },
@@ -130,6 +134,63 @@ def test_where_slurm_forgot_the_job_the_stages_record_holds(demo_run: Run, fake_
     found = status(demo_run)[0]
 
     assert (found.state, found.job_id, found.elapsed_s) == ("done", "7", 30)
+
+
+UNKNOWN = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
+
+
+@pytest.mark.parametrize("squeue", ["exit 0", UNKNOWN])
+def test_a_job_that_slurm_forgot_and_that_never_began_is_over(demo_run: Run, fake_slurm: Fake, squeue: str) -> None:
+    site(fake_slurm, squeue=squeue)
+    write_json(demo_run.jobs_json, {"tokenizer": ["7"]})
+
+    assert state_of(demo_run, "tokenizer") == "pending"  # submitted just now
+    os.utime(demo_run.jobs_json, (0, 0))
+    found = status(demo_run)[0]
+
+    assert (found.state, found.reason) == ("cancelled", "Slurm has forgotten it, and it never began")
+    assert "hpcllm submit" in found.advice
+
+
+def test_where_slurm_does_not_answer_a_job_is_not_over(demo_run: Run, fake_slurm: Fake) -> None:
+    site(fake_slurm, squeue="echo 'Unable to contact slurm controller' >&2; exit 1")
+    write_json(demo_run.jobs_json, {"tokenizer": ["7"]})
+    os.utime(demo_run.jobs_json, (0, 0))
+
+    assert state_of(demo_run, "tokenizer") == "pending"
+
+
+def test_a_job_submitted_by_hand_is_asked_for_too(demo_run: Run, fake_slurm: Fake) -> None:
+    calls = fake_slurm("squeue", "echo '7|PENDING|N/A|N/A||Priority|'; echo '9|RUNNING|100|N/A|n2|None|'")
+    write_json(demo_run.jobs_json, {"shard": ["7"]})
+    record(demo_run, "10-tokenizer", job_id="9", outcome="running", end=None, host="n2")
+    os.utime(demo_run.state_json("10-tokenizer"), (0, 0))  # no heartbeat for long
+
+    found = status(demo_run)[0]
+
+    assert (found.state, found.job_id, found.nodes) == ("running", "9", "n2")
+    assert calls.read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize(("squeue", "state"), [("9|PENDING|N/A", "pending"), ("9|RUNNING|90", "interrupted")])
+def test_an_interrupted_stage_may_be_in_the_queue_again_but_not_because_its_allocation_goes_on(
+    demo_run: Run, fake_slurm: Fake, squeue: str, state: str
+) -> None:
+    site(fake_slurm, squeue=f"echo '{squeue}|N/A|n2|None|'")
+    record(demo_run, "10-tokenizer", job_id="9", outcome="interrupted", exit_code=75)
+
+    assert state_of(demo_run, "tokenizer") == state
+
+
+def test_what_was_done_by_other_code_is_out_of_date_and_so_is_all_that_was_made_from_it(demo_run: Run) -> None:
+    for stage_id in ("10-tokenizer", "20-shard"):
+        record(demo_run, stage_id)
+    assert [found.state for found in status(demo_run)[:2]] == ["done", "done"]
+
+    write_json(demo_run.software_json, {**read_json(demo_run.software_json), "code_sha256": "other"})
+
+    assert [found.state for found in status(demo_run)[:2]] == ["out of date", "out of date"]
+    assert "hpcllm submit" in status(demo_run)[0].advice
 
 
 def test_a_stage_that_ran_here_after_its_job_failed_is_done(demo_run: Run, fake_slurm: Fake) -> None:
