@@ -65,6 +65,7 @@ class Run:
     run_local_sh = _At("scripts/run-local.sh")
     state = _At("state")
     jobs_json = _At("jobs.json")
+    jobs_lock = _At("jobs.lock")
     logs = _At("logs")
     data = _At("data")
     tokenizer_json = _At("data/tokenizer.json")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import submitit
 
@@ -38,16 +41,14 @@ def submit(run: Run, dry_run: bool = False) -> dict[str, str]:
     """
     _check_cluster(run)
     rows = stages(frozen_any_job(run))
-    now = {found.stage: found for found in status(run)}
-    missing = _missing(rows, now)
     if dry_run:
-        after = {
-            stage.name: [f"JOB_OF_{name}" for name in stage.after if now[name].state != "done"] for stage in missing
-        }
-        return {stage.name: shlex.join(sbatch_tokens(run, stage, after[stage.name])) for stage in missing}
-    for stage in missing:
-        _try(run, stage)
-    return {stage: job.job_id for stage, job in _submit_all(run, missing, now).items()}
+        return _commands(run, rows)
+    with _alone(run):
+        now = {found.stage: found for found in status(run)}
+        missing = _missing(rows, now)
+        for stage in missing:
+            _try(run, stage)
+        return {stage: job.job_id for stage, job in _submit_all(run, missing, now).items()}
 
 
 def jobs(run: Run) -> dict[str, submitit.Job[dict[str, object]]]:
@@ -63,6 +64,29 @@ def _check_cluster(run: Run) -> None:
         raise UserError(
             f"{run.root}: rendered for {profile.name}, which has no Slurm; run it here: hpcllm run {run.root}"
         )
+
+
+def _commands(run: Run, rows: tuple[Stage, ...]) -> dict[str, str]:
+    """What would be submitted now."""
+    now = {found.stage: found for found in status(run)}
+    missing = _missing(rows, now)
+    after = {stage.name: [f"JOB_OF_{name}" for name in stage.after if now[name].state != "done"] for stage in missing}
+    return {stage.name: shlex.join(sbatch_tokens(run, stage, after[stage.name])) for stage in missing}
+
+
+@contextmanager
+def _alone(run: Run) -> Iterator[None]:
+    """No other submit of this run at the same time, or both would submit the same stages. Raises UserError."""
+    with run.jobs_lock.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{run.jobs_lock}: another submit of this run is at it; try again when it is over"
+            ) from None
+        except OSError:
+            pass  # a file system without locks, as Lustre mounted without -o flock
+        yield
 
 
 def _missing(rows: tuple[Stage, ...], now: dict[str, StageStatus]) -> list[Stage]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shlex
 import subprocess
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from conftest import described
 from hpcllm.errors import UserError
 from hpcllm.job.spec import CommandJob, frozen_any_job
 from hpcllm.launch.dag_scripts import sbatch_tokens
+from hpcllm.launch.key import stage_key
 from hpcllm.launch.pipeline import stages
 from hpcllm.launch.render import render
 from hpcllm.launch.submit import submit
@@ -102,6 +105,44 @@ def test_when_one_submission_breaks_the_earlier_ones_are_cancelled(
 
     assert cancelled.read_text().split() == ["1", "2"]
     assert not demo_run.jobs_json.exists()
+
+
+def test_two_submits_at_once_submit_once(demo_run: Run, fake_slurm: Fake) -> None:
+    calls = fake_slurm("sbatch", SBATCH)
+    quiet(fake_slurm)
+    with demo_run.jobs_lock.open("w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+
+        with pytest.raises(UserError, match=r"jobs\.lock: another submit of this run is at it"):
+            submit(demo_run)
+
+    assert not calls.exists()
+    assert submit(demo_run)
+
+
+def test_a_stage_that_other_code_did_is_submitted_again(demo_run: Run, fake_slurm: Fake) -> None:
+    fake_slurm("sbatch", SBATCH)
+    quiet(fake_slurm)
+    done = {"outcome": "done", "message": "", "job_id": None, "hosts": [], "start": 1.0, "end": 2.0}
+    for stage in stages(frozen_any_job(demo_run)):
+        write_json(demo_run.state_json(stage.id), {**done, "key": stage_key(demo_run, stage)})
+    assert submit(demo_run) == {}
+
+    write_json(demo_run.software_json, {**read_json(demo_run.software_json), "code_sha256": "other"})
+
+    assert list(submit(demo_run)) == [stage.name for stage in stages(frozen_any_job(demo_run))]
+
+
+def test_a_job_that_slurm_forgot_is_submitted_again(demo_run: Run, fake_slurm: Fake) -> None:
+    fake_slurm("sbatch", SBATCH)
+    quiet(fake_slurm)
+    fake_slurm("squeue", "exit 0")
+    write_json(demo_run.jobs_json, {"tokenizer": ["70"]})
+    os.utime(demo_run.jobs_json, (0, 0))
+
+    made = submit(demo_run)
+
+    assert read_json(demo_run.jobs_json)["tokenizer"] == ["70", made["tokenizer"]]
 
 
 def test_a_second_submit_adds_only_what_is_missing(demo_run: Run, fake_slurm: Fake) -> None:
