@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # the disk is full, the path cannot be written
         if error.filename is None:
             raise
-        print(f"hpcllm: {error.filename}: {error.strerror}", file=sys.stderr, flush=True)
+        place = re.sub(r"/\.([^/]+)\.\d+\.tmp", r"/\1", str(error.filename))  # atomic_path's name for it
+        print(f"hpcllm: {place}: {error.strerror}", file=sys.stderr, flush=True)
         return int(ExitCode.FAILED if words[:1] == ["stage"] else ExitCode.USER_MISTAKE)
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         sys.stderr.close()

@@ -1,6 +1,7 @@
 """The words of the command line, frozen; and what a mistake looks like: one message, the right code, no traceback."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -170,3 +171,68 @@ def test_the_planner_on_a_login_node_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def rendered(capsys, tmp_path):
+    run = tmp_path / "run"
+    assert call(capsys, "render", DEMO, "--cluster", "slurm-lab", "--out", str(run))[0] == ExitCode.DONE
+    return run
+
+
+def test_a_report_into_a_folder_leaves_what_is_there(capsys, tmp_path):
+    run, folder = rendered(capsys, tmp_path), tmp_path / "folder"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("precious")
+
+    code, _, _ = call(capsys, "report", str(run), "--out", str(folder))
+
+    assert code == ExitCode.DONE
+    assert (folder / "thesis.txt").read_text() == "precious"
+    assert (folder / "report.html").exists()
+
+
+def test_a_copied_run_does_not_act_on_the_original(capsys, tmp_path):
+    run, copy = rendered(capsys, tmp_path), tmp_path / "copy"
+    shutil.copytree(run, copy)
+
+    code, _, err = call(capsys, "run", str(copy))
+
+    assert code == ExitCode.USER_MISTAKE
+    assert f"was rendered at {run}" in err
+    assert call(capsys, "status", str(copy))[0] == ExitCode.DONE  # reading one is fine
+
+
+def test_a_run_goes_on_as_it_was_rendered(capsys, tmp_path):
+    run = rendered(capsys, tmp_path)
+
+    code, _, err = call(capsys, "run", str(run), "--ranks", "1")
+
+    assert code == ExitCode.USER_MISTAKE
+    assert "leave out --ranks" in err
+
+
+@pytest.mark.parametrize("name", ["../evil", "", "a\nb", "-rf", "/etc"])
+def test_a_name_that_is_none_is_refused(capsys, tmp_path, name):
+    job = tmp_path / "job.yaml"
+    job.write_text((ROOT / "jobs" / "demo.yaml").read_text().replace("name: demo", f"name: {json.dumps(name)}"))
+
+    code, _, err = call(capsys, "job", "lint", str(job))
+
+    assert code == ExitCode.USER_MISTAKE
+    assert "name: found" in err
+
+
+def test_a_name_with_spaces_is_quoted_in_what_is_said(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    code, out, _ = call(capsys, "render", "--name", "my $(job)", "--out", "my run", "--", "python", "train.py")
+
+    assert code == ExitCode.DONE
+    assert f"bash '{tmp_path}/my run/scripts/" in out
+
+
+def test_a_place_that_cannot_be_written_is_named(capsys):
+    code, _, err = call(capsys, "render", DEMO, "--cluster", "slurm-lab", "--out", "/proc/none")
+
+    assert code == ExitCode.USER_MISTAKE
+    assert "/proc/none" in err
