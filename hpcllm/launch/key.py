@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from hpcllm.job.spec import frozen_job
 from hpcllm.launch.pipeline import Stage, find_stage
 from hpcllm.run_directory import Run, read_json
+
+
+def is_current(run: Run, stage: Stage, record: Mapping[str, Any]) -> bool:
+    """Whether what a record calls done is done for this job and by this code, and its files are still there."""
+    return bool(record["key"] == stage_key(run, stage) and all((run.root / name).exists() for name in stage.makes))
 
 
 def stage_key(run: Run, stage: Stage) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import socket
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 from hpcllm.errors import HpcllmError
 from hpcllm.job.spec import frozen_any_job
-from hpcllm.launch.key import stage_key
+from hpcllm.launch.key import is_current
 from hpcllm.launch.pipeline import Stage, find_stage, stages
 from hpcllm.launch.process import lives
 from hpcllm.launch.slurm import SlurmJob, State, query, slurm
@@ -31,7 +32,7 @@ _ADVICE: dict[State, str] = {
     "interrupted": "hpcllm submit RUN goes on where it stopped",
     "cancelled": "hpcllm submit RUN goes on where it stopped",
     "preempted": "hpcllm submit RUN goes on where it stopped",
-    "out of date": "the job or the code was changed since; hpcllm submit RUN does it again",
+    "out of date": "hpcllm submit RUN does it again",
     "timeout": "it had no time to save: render with a longer resources.time, or save more often",
     "out of memory": "render with a smaller train.micro_batch, or on more nodes",
     "node failure": "hpcllm submit RUN goes on; slurm.directives: {exclude: NODE} leaves a bad node out",
@@ -70,7 +71,7 @@ def status(run: Run) -> list[StageStatus]:
     for stage in rows:
         blocked = any(found[name].state != "done" for name in stage.after)
         now = _status_of(run, stage, job_ids.get(stage.name), known, blocked)
-        found[stage.name] = _out_of_date(run, now) if _is_of_another_key(run, stage, now) else now
+        found[stage.name] = _out_of_date(run, stage, now) if _is_outdated(run, stage, now) else now
     return list(found.values())
 
 
@@ -146,15 +147,22 @@ def _is_over_in(job: SlurmJob, record: dict[str, Any]) -> bool:
     return bool(record["end"] and job.start_s is not None and job.start_s <= record["end"])
 
 
-def _is_of_another_key(run: Run, stage: Stage, now: StageStatus) -> bool:
-    """Whether what is done was done for another job or by other code. A command has no key."""
+def _is_outdated(run: Run, stage: Stage, now: StageStatus) -> bool:
+    """Whether what is done was done for another job or by other code, or was deleted. A command has no key."""
     record = _record(run, stage) if now.state == "done" and stage.program else {}
-    return bool(record) and record["key"] != stage_key(run, stage)
+    return bool(record) and not is_current(run, stage, record)
 
 
-def _out_of_date(run: Run, done: StageStatus) -> StageStatus:
-    advice = _ADVICE["out of date"].replace("RUN", str(run.root))
-    return replace(done, state="out of date", reason="done for another job or by other code", advice=advice)
+def _out_of_date(run: Run, stage: Stage, done: StageStatus) -> StageStatus:
+    reason = "done for another job or by other code, or its files were deleted"
+    return replace(done, state="out of date", reason=reason, advice=_advice(run, stage, "out of date"))
+
+
+def _advice(run: Run, stage: Stage, state: State) -> str:
+    """What to do; a run that was rendered for this machine goes on by `hpcllm run`."""
+    advice = _ADVICE.get(state, "").replace("RUN", shlex.quote(str(run.root))).replace("STAGE", stage.name)
+    local = run.resolved()["profile"]["scheduler"]["kind"] == "local"
+    return advice.replace("hpcllm submit", "hpcllm run") if local else advice
 
 
 def _by_slurm(run: Run, stage: Stage, job: SlurmJob, record: dict[str, Any], blocked: bool) -> StageStatus:
@@ -198,7 +206,7 @@ def _filled(
     reason: str,
 ) -> StageStatus:  # fmt: skip
     progress = _progress(run, stage) if state == "running" else ""
-    advice = _ADVICE.get(state, "").replace("RUN", str(run.root)).replace("STAGE", stage.name)
+    advice = _advice(run, stage, state)
     return StageStatus(stage.name, job_id, state, since, elapsed_s, nodes, progress, reason, advice)
 
 

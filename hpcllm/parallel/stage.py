@@ -21,7 +21,7 @@ from typing import Any
 
 from hpcllm.errors import ExitCode, HpcllmError, Interrupted, UserError
 from hpcllm.job.spec import frozen_job
-from hpcllm.launch.key import stage_key
+from hpcllm.launch.key import is_current, stage_key
 from hpcllm.launch.pipeline import Stage, find_stage
 from hpcllm.launch.process import lives
 from hpcllm.parallel.world import World
@@ -45,7 +45,7 @@ def run_stage(run: Run, name: str) -> None:
             raise UserError(
                 f"{stage.id}: {missing} is not done with what the job says now; hpcllm stage {missing} first"
             )
-        if world.broadcast(world.rank == 0 and _is_done(run, stage, key)):
+        if world.broadcast(world.rank == 0 and _is_done(run, stage)):
             _say(world, f"{stage.id}: done already, nothing to do")
             return
         refusal = world.broadcast(_refusal(run, stage) if world.rank == 0 else None)
@@ -80,16 +80,15 @@ def _check_ranks(run: Run, stage: Stage, world: World) -> None:
 def _missing_before(run: Run, stage: Stage) -> str | None:
     """The first stage before this one that is not done as the job and the code are now."""
     before = (find_stage(frozen_job(run), name) for name in stage.after)
-    return next((earlier.name for earlier in before if not _is_done(run, earlier, stage_key(run, earlier))), None)
+    return next((earlier.name for earlier in before if not _is_done(run, earlier)), None)
 
 
-def _is_done(run: Run, stage: Stage, key: str) -> bool:
+def _is_done(run: Run, stage: Stage) -> bool:
     path = run.state_json(stage.id)
     if not path.exists():
         return False
-    state = read_json(path)
-    made = all((run.root / name).exists() for name in stage.makes)
-    return bool(made and state["outcome"] == "done" and state["key"] == key)
+    record = read_json(path)
+    return record["outcome"] == "done" and is_current(run, stage, record)
 
 
 def _refusal(run: Run, stage: Stage) -> str | None:

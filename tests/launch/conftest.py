@@ -8,17 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from shipped_jobs import JOBS, demo, described
 
-from hpcllm.cluster.profile import Profile
 from hpcllm.derive.setting import Layout, Settings
-from hpcllm.job.spec import CommandJob, Job, absolute, load_job
+from hpcllm.job.spec import CommandJob
 from hpcllm.launch.pipeline import COMMAND
 from hpcllm.launch.render import render
 from hpcllm.launch.script import Script
 from hpcllm.plan.search import search
 from hpcllm.run_directory import Run
-
-JOBS = Path(__file__).parents[2] / "jobs"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,26 +29,6 @@ def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     for name in [name for name in os.environ if name.startswith("SLURM_") or name == "ENVIRONMENT"]:
         monkeypatch.delenv(name)
-
-
-def described(kind: str = "slurm", launcher: str = "srun") -> Profile:
-    """A small cluster, or a machine without a scheduler."""
-    partitions = {"batch": {"node_type": "cpu", "max_time": "1h"}} if kind == "slurm" else {}
-    return Profile.model_validate(
-        {
-            "name": "somewhere",
-            "verified": {"how": "example", "date": "2026-11-24"},
-            "scheduler": {"kind": kind, "partitions": partitions},
-            "nodes": {"cpu": {"count": 4, "cores": 4, "memory": "16GiB", "flops": "100 GFLOP/s"}},
-            "fabric": {"kind": "none" if kind == "local" else "ethernet"},
-            "filesystems": {"disk": {"kind": "nfs", "path": "/"}},
-            "software": {"mpi": {"flavour": "mpich", "launcher": [launcher]}, "python": "this"},
-        }
-    )
-
-
-def demo() -> Job:
-    return absolute(load_job(JOBS / "demo.yaml"), JOBS)
 
 
 @pytest.fixture

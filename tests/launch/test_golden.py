@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import demo, described
+from shipped_jobs import demo, described
 
 from hpcllm.cluster.profile import Profile, load_profile, shipped_profiles
 from hpcllm.cluster.user import User

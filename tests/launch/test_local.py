@@ -10,8 +10,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import demo, described
 from rich.console import Console
+from shipped_jobs import demo, described
 
 from hpcllm.cluster.detect import find_mpirun
 from hpcllm.errors import DoesNotFit, HpcllmError, Interrupted, UserError

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import JOBS, demo, described
+from shipped_jobs import JOBS, demo, described
 
 from hpcllm.cluster.profile import frozen_profile, load_profile
 from hpcllm.errors import UserError

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import described
+from shipped_jobs import described, leave_outputs
 
 from hpcllm.errors import UserError
 from hpcllm.job.spec import CommandJob, frozen_any_job
@@ -126,6 +126,7 @@ def test_a_stage_that_other_code_did_is_submitted_again(demo_run: Run, fake_slur
     done = {"outcome": "done", "message": "", "job_id": None, "hosts": [], "start": 1.0, "end": 2.0}
     for stage in stages(frozen_any_job(demo_run)):
         write_json(demo_run.state_json(stage.id), {**done, "key": stage_key(demo_run, stage)})
+        leave_outputs(demo_run, stage)
     assert submit(demo_run) == {}
 
     write_json(demo_run.software_json, {**read_json(demo_run.software_json), "code_sha256": "other"})

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from shipped_jobs import leave_outputs
 
 from hpcllm.errors import HpcllmError, UserError
 from hpcllm.job.spec import frozen_job
@@ -33,7 +34,9 @@ def site(fake_slurm: Fake, squeue: str = "exit 1", sacct: str = "exit 1", scontr
 
 def record(run: Run, stage_id: str, **changes: Any) -> None:
     name = stage_id.split("-", 1)[1]
-    key = stage_key(run, find_stage(frozen_job(run), name))
+    stage = find_stage(frozen_job(run), name)
+    key = stage_key(run, stage)
+    leave_outputs(run, stage)
     write_json(
         run.state_json(stage_id),
         {
@@ -191,6 +194,14 @@ def test_what_was_done_by_other_code_is_out_of_date_and_so_is_all_that_was_made_
 
     assert [found.state for found in status(demo_run)[:2]] == ["out of date", "out of date"]
     assert "hpcllm submit" in status(demo_run)[0].advice
+
+
+def test_what_was_done_and_deleted_is_out_of_date(demo_run: Run) -> None:
+    record(demo_run, "10-tokenizer")
+
+    demo_run.tokenizer_json.unlink()
+
+    assert state_of(demo_run, "tokenizer") == "out of date"
 
 
 def test_a_stage_that_ran_here_after_its_job_failed_is_done(demo_run: Run, fake_slurm: Fake) -> None:

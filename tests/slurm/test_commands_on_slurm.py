@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Lab, said
+from lab_cluster import Lab, said
 from submitit.core.utils import FailedJobError
 
 from hpcllm.errors import UserError

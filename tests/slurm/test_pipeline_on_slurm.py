@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Lab, said
+from lab_cluster import Lab, said
 
 from hpcllm.launch.track import status
 from hpcllm.run_directory import Run, read_json, read_jsonl
