@@ -139,7 +139,8 @@ def test_more_ranks_than_cores_ask_for_all_cores_since_slurm_grants_no_more(lab,
 
 
 def test_a_name_is_one_word_in_the_queue(lab):
-    job = CommandJob(name="my run\n#SBATCH --partition=urgent", command=("true",))
+    hostile = "my run\n#SBATCH --partition=urgent"  # a job file cannot say this; a directive would still be one word
+    job = CommandJob(name="mine", command=("true",)).model_copy(update={"name": hostile})
 
     assert values(lab, job)["job-name"] == "my-run-SBATCH---partition-urgent"
 
