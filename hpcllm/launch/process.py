@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+STALE_AFTER_S = 60.0  # without a heartbeat; parallel/stage.py and the script of a command beat every 10 s
 TOLERANCE_S = 2.0  # a script's record has whole seconds, and a clock is corrected now and then
+
+
+def writer_lives(path: Path, record: Mapping[str, Any]) -> bool:
+    """Whether the stage that began this record lives: here by its process, on another host by its heartbeat."""
+    if record["host"] != socket.gethostname():
+        return time.time() - path.stat().st_mtime < STALE_AFTER_S
+    return lives(record["pid"], record["start"])
 
 
 def lives(pid: int, since: float) -> bool:

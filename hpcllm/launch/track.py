@@ -16,12 +16,11 @@ from hpcllm.errors import HpcllmError
 from hpcllm.job.spec import frozen_any_job
 from hpcllm.launch.key import is_current
 from hpcllm.launch.pipeline import Stage, find_stage, stages
-from hpcllm.launch.process import lives
+from hpcllm.launch.process import writer_lives
 from hpcllm.launch.slurm import SlurmJob, State, query, slurm
 from hpcllm.progress import Progress
 from hpcllm.run_directory import Run, read_json
 
-STALE_AFTER_S = 60.0  # without a heartbeat of a stage on another host (parallel/stage.py beats every 10 s)
 FORGOTTEN_AFTER_S = 60.0  # for so long after a submission squeue may not know the job yet
 TAIL_BYTES = 16_384
 
@@ -193,7 +192,7 @@ def _why(job: SlurmJob, state: State, record: dict[str, Any]) -> str:
 def _by_record(run: Run, stage: Stage, job_id: str | None, record: dict[str, Any]) -> StageStatus:
     state: State = record["outcome"]
     reason = record["message"]
-    if state == "running" and not _lives(run, stage, record):
+    if state == "running" and not writer_lives(run.state_json(stage.id), record):
         state, reason = "failed", f"killed on {record['host']} without a word"
     end_s = record["end"] or (time.time() if state == "running" else run.state_json(stage.id).stat().st_mtime)
     since = record["start"] if state == "running" else end_s
@@ -214,12 +213,6 @@ def _record(run: Run, stage: Stage) -> dict[str, Any]:
     path = run.state_json(stage.id)
     record: dict[str, Any] = read_json(path) if path.exists() else {}
     return record
-
-
-def _lives(run: Run, stage: Stage, record: dict[str, Any]) -> bool:
-    if record["host"] != socket.gethostname():
-        return time.time() - run.state_json(stage.id).stat().st_mtime < STALE_AFTER_S
-    return lives(record["pid"], record["start"])
 
 
 def _tell_to_stop(run: Run, found: StageStatus) -> bool:

@@ -23,13 +23,12 @@ from hpcllm.errors import ExitCode, HpcllmError, Interrupted, UserError
 from hpcllm.job.spec import frozen_job
 from hpcllm.launch.key import is_current, stage_key
 from hpcllm.launch.pipeline import Stage, find_stage
-from hpcllm.launch.process import lives
+from hpcllm.launch.process import writer_lives
 from hpcllm.parallel.world import World
 from hpcllm.plan.plan import read_plan
 from hpcllm.run_directory import Run, read_json, write_json
 
 HEARTBEAT_S = 10.0
-STALE_AFTER_S = 60.0
 GRACE_S = 2.0
 
 
@@ -100,9 +99,7 @@ def _refusal(run: Run, stage: Stage) -> str | None:
     requeued = state["job_id"] is not None and state["job_id"] == _job_id() and _restarts() > state.get("restarts", 0)
     if state["outcome"] != "running" or requeued:
         return None
-    same_host = state["host"] == socket.gethostname()
-    alive = lives(state["pid"], state["start"]) if same_host else time.time() - path.stat().st_mtime < STALE_AFTER_S
-    if not alive:
+    if not writer_lives(path, state):
         return None
     where = f"job {state['job_id']}" if state["job_id"] else f"process {state['pid']}"
     return f"{stage.id}: {where} on {state['host']} is at it (state {path}); wait for it or cancel it first"
