@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from hpcllm.launch.track import StageStatus, status
 from hpcllm.run_directory import Run
 
 LAB = Path(__file__).parent / "lab"
+NEEDED = ("slurmctld", "slurmd", "slurmdbd", "mariadbd", "ip", "nsenter", "tc")
 OVER = ("done", "failed", "interrupted", "cancelled", "timeout", "out of memory", "node failure")
 
 
@@ -63,3 +65,33 @@ class Lab:
 def said(run: Run) -> str:
     """Every log of a run, for a failing test to show."""
     return "\n".join(f"==> {path.name}\n{path.read_text()}" for path in sorted(run.logs.glob("*.log")))
+
+
+# ---- starting one ----------------------------------------------------------------------------------------------------
+
+
+def missing() -> str | None:
+    """What stands in the way of a Slurm here."""
+    if os.geteuid() != 0:
+        return "the Slurm lab needs root (network namespaces)"
+    absent = [name for name in NEEDED if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")]
+    packages = "apt-get install slurm-wlm slurmdbd mariadb-server iproute2"
+    return f"the Slurm lab needs {', '.join(absent)} ({packages})" if absent else None
+
+
+def started(folder: Path, **settings: str) -> Path:
+    """SLURM_CONF of a lab in that folder, beside whatever other labs run on this machine."""
+    for attempt in range(5):
+        number = (os.getpid() + attempt) % 100
+        env = {**os.environ, "BASE_PORT": str(28000 + 30 * number), "SUBNET": f"10.90.{number}", **settings}
+        start = subprocess.run([LAB / "start", folder], capture_output=True, text=True, env=env, timeout=90)
+        if start.returncode == 0:
+            return folder / "slurm.conf"
+        if "runs already" not in start.stderr:
+            break
+    raise AssertionError(f"the lab did not start: {start.stderr}")
+
+
+def stop(folder: Path) -> None:
+    """Stop the lab in that folder, or what is left of it."""
+    subprocess.run([LAB / "stop", folder], check=True, capture_output=True, timeout=60)
