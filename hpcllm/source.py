@@ -33,6 +33,8 @@ class Record(BaseModel):
 
 Model = TypeVar("Model", bound=BaseModel)
 FieldPath = tuple[str | int, ...]
+Place = tuple[str, int, int]  # file, line, column
+Places = dict[FieldPath, Place]
 
 
 def load(path: Path, model: type[Model]) -> Model:
@@ -53,21 +55,21 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}: cannot be read: {error}") from None
 
 
-def parse(text: str, file: str) -> tuple[Any, dict[FieldPath, tuple[int, int]]]:
-    """Plain data, and the (line, column) of each field by its path. Raises SourceError for text that is not YAML."""
+def parse(text: str, file: str) -> tuple[Any, Places]:
+    """Plain data, and where each field stands by its path. Raises SourceError for text that is not YAML."""
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
         if root is None:
             raise SourceError([Problem(file, 1, 1, "", "the file is empty; expected a map of keys")])
-        positions: dict[FieldPath, tuple[int, int]] = {}
+        places: Places = {}
         duplicates = [
-            Problem(file, line, column, _dotted(path), "this key stands twice; keep one")
-            for path, line, column in _walk(root, (), positions)
+            Problem(*place, _dotted(path), "this key stands twice; keep one")
+            for path, place in _walk(root, (), places, file)
         ]
         if duplicates:
             raise SourceError(duplicates)
-        return loader.construct_document(root), positions
+        return loader.construct_document(root), places
     except yaml.YAMLError as error:
         raise SourceError([_syntax_problem(error, file)]) from None
     except RecursionError:
@@ -76,14 +78,21 @@ def parse(text: str, file: str) -> tuple[Any, dict[FieldPath, tuple[int, int]]]:
         raise SourceError([Problem(file, 1, 1, "", f"a value cannot be read: {error}")]) from None
 
 
-def check(data: Any, model: type[Model], file: str, positions: dict[FieldPath, tuple[int, int]]) -> Model:
+def merged(base: Any, over: Any) -> Any:
+    """Two documents as one: maps key by key, everything else as the second has it."""
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    return {**base, **{key: merged(base[key], value) if key in base else value for key, value in over.items()}}
+
+
+def check(data: Any, model: type[Model], file: str, places: Places) -> Model:
     """Plain data into a record; every mistake located. Raises SourceError."""
     if not isinstance(data, dict):
         raise SourceError([Problem(file, 1, 1, "", f"found {_shown(data)}; expected a map of keys")])
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise SourceError([_problem(e, data, model, file, positions) for e in error.errors()]) from None
+        raise SourceError([_problem(e, data, model, file, places) for e in error.errors()]) from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -109,29 +118,27 @@ def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
-def _walk(
-    node: yaml.Node, path: FieldPath, positions: dict[FieldPath, tuple[int, int]]
-) -> Iterator[tuple[FieldPath, int, int]]:
+def _walk(node: yaml.Node, path: FieldPath, places: Places, file: str) -> Iterator[tuple[FieldPath, Place]]:
     """Record where each field stands; yield the duplicate keys. Raises yaml.YAMLError for an alias bomb."""
-    positions.setdefault(path, _place(node))
-    if len(positions) > _MAX_NODES:
+    places.setdefault(path, _place(node, file))
+    if len(places) > _MAX_NODES:
         raise yaml.YAMLError("aliases expand to more than 100,000 values; write them out")
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
             inner = (*path, str(key.value))
             if inner[-1] in seen:
-                yield (inner, *_place(key))
+                yield inner, _place(key, file)
             seen.add(str(key.value))
-            positions[inner] = _place(key)
-            yield from _walk(value, inner, positions)
+            places[inner] = _place(key, file)
+            yield from _walk(value, inner, places, file)
     elif isinstance(node, yaml.SequenceNode):
         for i, value in enumerate(node.value):
-            yield from _walk(value, (*path, i), positions)
+            yield from _walk(value, (*path, i), places, file)
 
 
-def _place(node: yaml.Node) -> tuple[int, int]:
-    return node.start_mark.line + 1, node.start_mark.column + 1
+def _place(node: yaml.Node, file: str) -> Place:
+    return file, node.start_mark.line + 1, node.start_mark.column + 1
 
 
 def _syntax_problem(error: yaml.YAMLError, file: str) -> Problem:
@@ -143,15 +150,12 @@ def _syntax_problem(error: yaml.YAMLError, file: str) -> Problem:
     return Problem(file, line, column, "", f"not YAML: {what}")
 
 
-def _problem(
-    error: ErrorDetails, data: Any, model: type[BaseModel], file: str, positions: dict[FieldPath, tuple[int, int]]
-) -> Problem:
+def _problem(error: ErrorDetails, data: Any, model: type[BaseModel], file: str, places: Places) -> Problem:
     path = _path_in(data, error["loc"])
     known = path
-    while known not in positions and known:
+    while known not in places and known:
         known = known[:-1]
-    line, column = positions.get(known, (1, 1))
-    return Problem(file, line, column, _dotted(path), _sentence(error, path, model))
+    return Problem(*places.get(known, (file, 1, 1)), _dotted(path), _sentence(error, path, model))
 
 
 def _sentence(error: ErrorDetails, path: FieldPath, model: type[BaseModel]) -> str:

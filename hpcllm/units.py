@@ -6,6 +6,7 @@ So the YAML key `memory: 80GiB` becomes the field `memory_bytes`, and `yaml_key`
     Bytes            80GiB  2 TB  512 MiB                  -> int, bytes
     BytesPerSecond   400Gb/s (bits)  50 GB/s (bytes)       -> float, bytes per second
     Seconds          4h  90s  2us  1d12h  12:30:00         -> float, seconds
+    TimeLimit        24h  unlimited                        -> float, seconds, or infinity
     Tokens           10B tokens  300k tokens  1024 tokens  -> int
     FlopsPerSecond   989 TFLOP/s                           -> float
 
@@ -76,6 +77,11 @@ def parse_seconds(text: object) -> float:
     return sum(float(number.replace("_", "")) * _SECONDS[name] for number, name in parts)
 
 
+def parse_time_limit(text: object) -> float:
+    """`24h` -> 86400.0, `unlimited` -> infinity."""
+    return math.inf if text == "unlimited" else parse_seconds(text)
+
+
 def parse_tokens(text: object) -> int:
     """`10B tokens` -> 10000000000."""
     number, prefix = _match(text, rf"{_NUMBER}\s*([kKMBT])?\s*tokens?", "a number of tokens such as 10B tokens")
@@ -117,6 +123,12 @@ BytesPerSecond = Annotated[
 ]
 Seconds = Annotated[
     float, BeforeValidator(parse_seconds), PlainSerializer(lambda n: f"{n!r}s"), _schema("90s", "4h", "1d12h")
+]
+TimeLimit = Annotated[
+    float,
+    BeforeValidator(parse_time_limit),
+    PlainSerializer(lambda n: "unlimited" if math.isinf(n) else f"{n!r}s"),
+    _schema("24h", "2d", "unlimited"),
 ]
 Tokens = Annotated[int, BeforeValidator(parse_tokens), PlainSerializer(lambda n: f"{n} tokens"), _schema("10B tokens")]
 FlopsPerSecond = Annotated[

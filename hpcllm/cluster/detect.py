@@ -186,7 +186,7 @@ def detected_yaml() -> str:
         "    gpus:",
         f"      model: {json.dumps(node.gpus.model)}",
         f"      count: {node.gpus.count}",
-        f"      memory: {node.gpus.memory_bytes // MIB}MiB",
+        f"      memory: {(node.gpus.memory_bytes or 0) // MIB}MiB",
     ]
     lines = [
         f"# {socket.gethostname()}, as `hpcllm profile detect` found it. Check it, then keep it as NAME.yaml.",
@@ -201,7 +201,7 @@ def detected_yaml() -> str:
         f"    numa_domains: {node.numa_domains}",
         f"    cores: {node.cores}",
         f"    threads_per_core: {node.threads_per_core}",
-        f"    memory: {node.memory_bytes // MIB}MiB",
+        f"    memory: {(node.memory_bytes or 0) // MIB}MiB",
         *(gpus or ["    # gpus: none found (nvidia-smi); the ranks compute on the cores"]),
         "    # flops: unknown until measured (a large matmul on all cores); a run measures it",
         "software:",

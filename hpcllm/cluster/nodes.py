@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from hpcllm.source import Record
-from hpcllm.units import Bytes, BytesPerSecond, FlopsPerSecond
+from hpcllm.cluster.fabric import Fabric
+from hpcllm.cluster.known import Known
+from hpcllm.cluster.price import Price
+from hpcllm.names import Word
+from hpcllm.units import Bytes, BytesPerSecond, FlopsPerSecond, Seconds
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -24,52 +27,77 @@ def core_numbers(ranges: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-class Gpus(Record):
+class Gpus(Known):
     """The GPUs of one node."""
 
     model: str
     """As in accelerators.py, such as A100-80GB; another name is allowed, its speed is then unknown."""
     count: Positive
     """As Slurm counts them: an MI250X is two."""
-    memory_bytes: Bytes
+    memory_bytes: Bytes | None = None
     """Of one."""
+    gres_type: Word | None = None
+    """TYPE in --gres=gpu:TYPE:N and --gpus-per-node=TYPE:N, where the site wants one."""
     link_bytes_per_s: BytesPerSecond | None = None
     """Between two GPUs of the node, one way (NVLink, xGMI)."""
-    cores: tuple[str, ...] = ()
-    """The cores next to each GPU, in the GPUs' order, as ranges: ["0-15", "16-31"]."""
+    cpus: tuple[str, ...] = ()
+    """The CPUs next to each GPU that jobs may use, in the GPUs' order, as ranges: ["0-15", "16-31"]. CPUs as the kernel
+    numbers them and `nvidia-smi topo -m` prints them: hardware threads, where threads_per_core is more than one."""
+    numa: tuple[int, ...] = ()
+    """The NUMA domain next to each GPU, in the GPUs' order."""
+    nics: tuple[str, ...] = ()
+    """The network adapter next to each GPU, in the GPUs' order: mlx5_0, hsn0."""
 
     @model_validator(mode="after")
-    def _cores_for_each(self) -> Gpus:
-        if self.cores and len(self.cores) != self.count:
-            raise ValueError(f"cores: found {len(self.cores)} ranges for {self.count} GPUs; expected one for each")
-        numbers = [number for ranges in self.cores for number in core_numbers(ranges)]
+    def _one_for_each(self) -> Gpus:
+        for name in ("cpus", "numa", "nics"):
+            found = getattr(self, name)
+            if found and len(found) != self.count:
+                raise ValueError(f"{name}: found {len(found)} for {self.count} GPUs; expected one for each")
+        numbers = [number for ranges in self.cpus for number in core_numbers(ranges)]
         if len(numbers) != len(set(numbers)):
-            raise ValueError("cores: a core stands next to two GPUs; share them out, each to one")
+            twice = sorted({number for number in numbers if numbers.count(number) > 1})
+            raise ValueError(f"cpus: CPU {twice[0]} stands next to two GPUs; share them out, each to one")
         return self
 
 
-class LocalScratch(Record):
+class LocalScratch(Known):
     """Disk inside a node."""
 
     path: str
+    """May hold variables that the site sets, such as $TMPDIR."""
     size_bytes: Bytes | None = None
+    kind: Literal["disk", "memory"] = "disk"
+    """memory: it counts against the memory of the job."""
+    stage: bool = False
+    """Whether training first copies the shards there, once a node."""
 
 
-class NodeType(Record):
+class NodeType(Known):
     """One kind of node."""
 
-    count: Positive
+    count: Positive | None = None
+    cpu: str = ""
+    """Its processors, in words."""
+    architecture: Literal["x86_64", "aarch64", "ppc64le"] = "x86_64"
     sockets: Positive = 1
     numa_domains: Positive = 1
     cores: Positive
     """Physical cores of the whole node that jobs may use."""
     threads_per_core: Positive = 1
-    memory_bytes: Bytes
+    """Hardware threads of a core that Slurm counts as CPUs of a job; 1 where it counts cores."""
+    memory_bytes: Bytes | None = None
     """Of the whole node, as much as jobs may use."""
     gpus: Gpus | None = None
     """Left out, the ranks compute on the cores."""
+    fabric: Fabric | None = None
+    """Where these nodes are on another network than the profile's `fabric`."""
     flops_per_s: Annotated[FlopsPerSecond | None, Field(alias="flops")] = None
     """Speed of a large matmul on all cores of the node together, measured; plans for CPUs need it."""
     memory_rate_bytes_per_s: BytesPerSecond | None = None
     """Memory bandwidth of the whole node, measured."""
     local_scratch: LocalScratch | None = None
+    price: Price | None = None
+    """Where it differs from the profile's."""
+    mtbf_s: Seconds | None = None
+    """Mean time between failures of one node, where it differs from reliability.node_mtbf."""

@@ -5,23 +5,29 @@ from __future__ import annotations
 import os
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from hpcllm import source
 from hpcllm.cluster.fabric import Fabric
+from hpcllm.cluster.known import Known
+from hpcllm.cluster.measured import Measured
 from hpcllm.cluster.nodes import NodeType
+from hpcllm.cluster.price import Price
 from hpcllm.cluster.scheduler import Partition, Scheduler
-from hpcllm.cluster.software import Software
+from hpcllm.cluster.software import Internet, Software
 from hpcllm.cluster.storage import Filesystem
+from hpcllm.errors import Problem, SourceError
 from hpcllm.names import Environment
 from hpcllm.run_directory import Run
 from hpcllm.source import Record
 from hpcllm.units import Seconds
 
+NOT_INHERITED = ("verified", "measured")  # what was proved of one profile does not hold for another
 
-class Verified(Record):
+
+class Verified(Known):
     """How far this profile can be trusted."""
 
     how: Literal["documented", "emulated", "on-site", "example", "detected"]
@@ -30,39 +36,58 @@ class Verified(Record):
     date: date
 
 
-class Reliability(Record):
+class Source(Known):
+    """A page that values of this profile were taken from. A comment `[NAME]` behind a value cites it."""
+
+    what: str
+    """Its address, with the commit where there is one."""
+    read: date
+    """The day it was read."""
+    dated: date | None = None
+    """Its own date."""
+    by: Literal["site", "vendor", "user"] = "site"
+    """Who wrote it; a user's notes can be wrong."""
+
+
+class Contact(Known):
+    """Whom to ask."""
+
+    support: str | None = None
+    """Address of the site's support: mail or page."""
+    documentation: str | None = None
+    """Where the site describes its system."""
+
+
+class Reliability(Known):
     """How often nodes fail."""
 
-    node_mtbf_s: Seconds
+    node_mtbf_s: Seconds | None = None
     """Mean time between failures of one node."""
 
 
-class Price(Record):
-    """What computing costs."""
-
-    gpu_hour: Annotated[float, Field(ge=0)] | None = None
-    node_hour: Annotated[float, Field(ge=0)] | None = None
-    unit: str
-    """EUR, or the site's billing unit."""
-
-
-class Profile(Record):
+class Profile(Known):
     """One cluster."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     description: str = ""
-    documentation: str | None = None
-    """Where the site describes its system."""
+    extends: str | None = None
+    """Another profile, by name or by path from this file, that this one changes: maps are merged, all else replaced."""
     verified: Verified
+    contact: Contact | None = None
+    sources: dict[str, Source] = {}
+    """Pages that values were taken from, by a short name; a comment [NAME] behind a value cites one."""
     scheduler: Scheduler
     nodes: dict[str, NodeType]
     fabric: Fabric
     filesystems: dict[str, Filesystem]
     software: Software
+    internet: Internet = Internet()
     environment: Environment = {}
     """Variables that this site wants; they win over what is derived from the fabric."""
     reliability: Reliability | None = None
     price: Price | None = None
+    measured: Measured | None = None
+    """What `hpcllm profile probe` measured; plans prefer it."""
 
     @field_validator("nodes", "filesystems")
     @classmethod
@@ -78,6 +103,13 @@ class Profile(Record):
                 raise ValueError(
                     f"scheduler.partitions.{name}.node_type: found {partition.node_type!r}; "
                     f"allowed are {', '.join(self.nodes)}"
+                )
+            used = [qos for qos in (partition.qos, *partition.allow_qos) if qos]
+            unknown = [qos for qos in used if self.scheduler.qos and qos not in self.scheduler.qos]
+            if unknown:
+                raise ValueError(
+                    f"scheduler.partitions.{name}: found QOS {unknown[0]!r}; scheduler.qos has "
+                    f"{', '.join(self.scheduler.qos)}"
                 )
         if self.scheduler.kind == "slurm" and not self.scheduler.partitions:
             raise ValueError("scheduler.partitions: a Slurm cluster has at least one")
@@ -99,6 +131,12 @@ class Profile(Record):
         _, found = self.partition(partition)
         return found.node_type if found else next(iter(self.nodes))
 
+    def fabric_of(self, partition: str | None) -> tuple[Fabric, str]:
+        """The network of a partition's nodes, and its key: `fabric`, or `nodes.NAME.fabric`."""
+        name = self.node_type_name(partition)
+        own = self.nodes[name].fabric
+        return (own, f"nodes.{name}.fabric") if own else (self.fabric, "fabric")
+
     def scratch(self) -> Filesystem:
         """The filesystem that runs are written to."""
         return self.filesystems[self.scratch_name()]
@@ -110,8 +148,43 @@ class Profile(Record):
 
 
 def load_profile(path: Path) -> Profile:
-    """Read a profile file. Raises SourceError with all of its mistakes."""
-    return source.load(path, Profile)
+    """Read a profile file and what it extends. Raises SourceError with all of its mistakes."""
+    data, places = read_profile(path)
+    return source.check(data, Profile, str(path), places)
+
+
+def read_profile(path: Path) -> tuple[Any, source.Places]:
+    """A profile file as plain data, merged over what it extends, and where each value stands.
+
+    Raises SourceError for a file that is not YAML, or extends what is not there or extends itself.
+    """
+    return _read(path, ())
+
+
+def _read(path: Path, below: tuple[Path, ...]) -> tuple[Any, source.Places]:
+    data, places = source.parse(source.read_text(path), str(path))
+    base = data.get("extends") if isinstance(data, dict) else None
+    if not isinstance(base, str):
+        return data, places
+    file = _base(path, base)
+    if file is None or file.resolve() in [p.resolve() for p in (*below, path)]:
+        what = "there is no such profile" if file is None else "profiles extend each other in a circle"
+        raise SourceError([Problem(*places[("extends",)], "extends", f"found {base!r}; {what}")])
+    base_data, base_places = _read(file, (*below, path))
+    if not isinstance(base_data, dict):
+        return data, places
+    base_data = {key: value for key, value in base_data.items() if key not in NOT_INHERITED}
+    return source.merged(base_data, data), {**base_places, **places}
+
+
+def _base(path: Path, name: str) -> Path | None:
+    """The file that `extends: name` means: a path from the file that says so, or a profile's name."""
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        found = path.parent / name
+        return found if found.is_file() else None
+    folders = [path.parent, *profile_folders()]
+    files = [folder / f"{name}.yaml" for folder in folders]
+    return next((file for file in files if file.is_file() and file.resolve() != path.resolve()), None)
 
 
 def frozen_profile(run: Run) -> Profile:

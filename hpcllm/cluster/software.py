@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from hpcllm.source import Record
+from hpcllm.cluster.known import Known
+from hpcllm.names import Environment
 
 
-class Mpi(Record):
+class Mpi(Known):
     """The MPI library and what starts its ranks."""
 
     flavour: Literal["mpich", "openmpi", "cray-mpich", "intel-mpi", "mvapich"]
@@ -17,15 +18,40 @@ class Mpi(Record):
     """Whether it takes pointers into GPU memory."""
 
 
-class Software(Record):
+class Container(Known):
+    """A container runtime of the site."""
+
+    runtime: Literal["apptainer", "singularity", "pyxis", "enroot", "podman-hpc", "shifter", "container-engine"]
+    modules: tuple[str, ...] = ()
+    """To be loaded before it."""
+    options: tuple[str, ...] = ()
+    """That the site wants, such as --nv."""
+    description: str = ""
+
+
+class Internet(Known):
+    """Which nodes reach the internet."""
+
+    login: bool | None = None
+    compute: bool | None = None
+    """Where they do not, libraries are told not to try."""
+    proxy: Environment = {}
+    """Variables by which compute nodes reach it, such as https_proxy."""
+
+
+class Software(Known):
     """How a job gets its Python and its MPI."""
 
+    module_paths: tuple[str, ...] = ()
+    """Folders for `module use`, before anything is loaded."""
     modules: tuple[str, ...] = ()
-    """Loaded in this order, after `module purge`."""
+    """Loaded in this order."""
+    purge: bool = True
+    """Whether `module purge` comes first."""
     setup: tuple[str, ...] = ()
-    """Shell lines of the site to run before anything else, such as `source /opt/site/env.sh`. They are code."""
+    """Shell lines of the site to run after that, such as `source /opt/site/env.sh`. They are code."""
     mpi: Mpi
     python: str = "python3"
     """The interpreter on the compute nodes, with hpcllm's dependencies; `this` is the one that renders the scripts."""
-    offline: bool = False
-    """Whether compute nodes have no way to the internet; libraries are then told not to try."""
+    containers: tuple[Container, ...] = ()
+    """Container runtimes, the site's favourite first."""

@@ -12,14 +12,14 @@ def is_oversubscribed(node: NodeType, layout: Layout) -> bool:
 
 
 def rank_cores(node: NodeType, layout: Layout) -> tuple[tuple[int, ...], ...] | None:
-    """The cores of each local rank, when the profile says which cores are next to each GPU and a rank drives each GPU.
+    """The CPUs of each local rank, when the profile says which cores are next to each GPU and a rank drives each GPU.
 
     None: nothing is known that the launcher's own even division does not know. Rank r drives GPU r, so it gets the
     cores next to GPU r. Only a job that takes all GPUs of a node may name cores, since the others are not its own.
     """
-    if node.gpus is None or not node.gpus.cores or not layout.gpus_per_node == layout.ranks_per_node == node.gpus.count:
+    if node.gpus is None or not node.gpus.cpus or not layout.gpus_per_node == layout.ranks_per_node == node.gpus.count:
         return None
-    return tuple(core_numbers(ranges) for ranges in node.gpus.cores)
+    return tuple(core_numbers(ranges) for ranges in node.gpus.cpus)
 
 
 def mask(cores: tuple[int, ...]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+from hpcllm.cluster.known import needed
 from hpcllm.cluster.nodes import NodeType
 from hpcllm.cluster.profile import Profile
 from hpcllm.cluster.user import User
@@ -119,7 +120,7 @@ def _how_much(profile: Profile, job: Job | CommandJob, layout: Layout, node: Nod
         Setting("nodes", str(layout.nodes), "job.resources.nodes", _in_all(layout.world_size)),
         _ranks(job, layout, node, node_key),
         Setting("cpus-per-task", str(cpus), f"{node_key}.cores", f"{layout.cores_per_rank} cores{threads} a rank"),
-        *_gpus(profile, layout, node_key),
+        *_gpus(profile, layout, node, node_key),
         *_memory(profile, layout, node, node_key),
         *_whole_nodes(profile),
     ]
@@ -143,13 +144,14 @@ def _ranks(job: Job | CommandJob, layout: Layout, node: NodeType, node_key: str)
     return Setting(name, count, f"{node_key}.numa_domains", "one rank for each NUMA domain")
 
 
-def _gpus(profile: Profile, layout: Layout, node_key: str) -> list[Setting]:
+def _gpus(profile: Profile, layout: Layout, node: NodeType, node_key: str) -> list[Setting]:
     """In the site's dialect. All GPUs of a node stay visible to all its ranks, whatever the dialect."""
     scheduler, count = profile.scheduler, layout.gpus_per_node
     if count == 0 or scheduler.gpu_request == "none":
         return []
     key = f"{node_key}.gpus.count"
-    kind = f"{scheduler.gres_type}:" if scheduler.gres_type else ""
+    gres_type = node.gpus.gres_type if node.gpus else None
+    kind = f"{gres_type}:" if gres_type else ""
     return {
         "gres": [Setting("gres", f"gpu:{kind}{count}", key, "GPUs of each node")],
         "gpus-per-node": [Setting("gpus-per-node", f"{kind}{count}", key, "GPUs of each node")],
@@ -161,13 +163,13 @@ def _memory(profile: Profile, layout: Layout, node: NodeType, node_key: str) -> 
     """The share of a node's memory that goes with its cores, rounded down to MiB, which Slurm writes as M."""
     key = f"{node_key}.memory"
     if profile.scheduler.memory_request == "cpu":
-        mebibytes = node.memory_bytes // (node.cores * node.threads_per_core * MIB)
+        mebibytes = needed(node.memory_bytes, key, "--mem-per-cpu") // (node.cores * node.threads_per_core * MIB)
         return [Setting("mem-per-cpu", f"{mebibytes}M", key, "an equal share of a node's memory")]
     if profile.scheduler.memory_request == "none":
         return []
     cores = min(node.cores, layout.ranks_per_node * layout.cores_per_rank)
     share = 1.0 if profile.scheduler.exclusive else cores / node.cores
-    mebibytes = int(node.memory_bytes * share) // MIB
+    mebibytes = int(needed(node.memory_bytes, key, "--mem") * share) // MIB
     whose = "all of a node" if share == 1 else f"share of {cores} of {node.cores} cores"
     return [Setting("mem", f"{mebibytes}M", key, f"{whose}: {format_bytes(mebibytes * MIB)}")]
 

@@ -62,10 +62,15 @@ def _launcher(profile: Profile) -> list[Setting]:
 
 
 def _offline(profile: Profile) -> list[Setting]:
-    if not profile.software.offline:
+    if profile.internet.compute is not False:
         return []
+    proxy = profile.internet.proxy
+    if proxy:
+        return [
+            Setting(name, value, "internet.proxy", "the way out of a compute node") for name, value in proxy.items()
+        ]
     values = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "WANDB_MODE": "offline"}
-    return [Setting(n, v, "software.offline", "compute nodes reach no internet") for n, v in values.items()]
+    return [Setting(n, v, "internet.compute", "compute nodes reach no internet") for n, v in values.items()]
 
 
 def _output(job: Job | CommandJob) -> list[Setting]:

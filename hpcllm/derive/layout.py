@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import math
 from typing import Literal, Protocol
 
 from hpcllm.cluster.nodes import NodeType
 from hpcllm.cluster.profile import Profile
-from hpcllm.cluster.scheduler import Partition
+from hpcllm.cluster.scheduler import Limits
 from hpcllm.derive.setting import Layout
 from hpcllm.errors import DoesNotFit, UserError
 from hpcllm.job.spec import CommandJob, Job
@@ -17,6 +18,7 @@ from hpcllm.units import format_seconds
 SHORTEST_WARNING_S = 30.0
 UNKNOWN_WARNING_S = 120.0  # where nobody can say how long saving takes
 LARGEST_SHARE_OF_TIME = 0.25  # of a short job's time that the warning may take, unless saving needs more
+NO_LIMITS = Limits(math.inf, None, 1)
 
 
 class AnyStage(Protocol):
@@ -84,27 +86,31 @@ def choose_partition(profile: Profile, job: Job | CommandJob, plan: Plan | None)
 
 def _limits(profile: Profile, job: Job | CommandJob, name: str | None) -> list[str]:
     """What stands in the way of a job in a partition, each with the nearest that fits."""
-    partition = profile.scheduler.partitions[name] if name else None
+    asked = job.resources
+    limits = profile.scheduler.limits(name, job.slurm.qos, asked.nodes) if name else NO_LIMITS
     node = profile.node_type(name)
     where = f"partition {name}" if name else profile.name
     return [
-        *_node_limit(job.resources.nodes, node, partition, where),
-        *_time_limit(job.resources.time_s, partition, where),
+        *_node_limit(asked.nodes, node, limits, where),
+        *_time_limit(asked.time_s, limits, where),
         *_gpu_limit(job.resources.gpus_per_node, node, where),
     ]
 
 
-def _node_limit(asked: int, node: NodeType, partition: Partition | None, where: str) -> list[str]:
-    most = min(node.count, (partition and partition.max_nodes) or node.count)
+def _node_limit(asked: int, node: NodeType, limits: Limits, where: str) -> list[str]:
+    most = min(limits.max_nodes or asked, node.count or asked)
+    if asked < limits.min_nodes:
+        least = limits.min_nodes
+        return [f"resources.nodes: found {asked}; {where} gives at least {least} to one job; ask for {least}"]
     if asked <= most:
         return []
     return [f"resources.nodes: found {asked}; {where} gives at most {most} to one job; ask for {most}"]
 
 
-def _time_limit(asked_s: float, partition: Partition | None, where: str) -> list[str]:
-    if partition is None or asked_s <= partition.max_time_s:
+def _time_limit(asked_s: float, limits: Limits, where: str) -> list[str]:
+    if asked_s <= limits.max_time_s:
         return []
-    longest = format_seconds(partition.max_time_s)
+    longest = format_seconds(limits.max_time_s)
     return [
         f"resources.time: found {format_seconds(asked_s)}; {where} allows at most {longest}; ask for {longest} "
         "(a training that is not done by then puts itself back into the queue)"

@@ -43,5 +43,7 @@ def settings(
 
 def software_lines(software: Software) -> tuple[str, ...]:
     """Shell lines: the modules from a clean slate, then the site's own, which are code and stand as they are."""
-    load = f"module load {shlex.join(software.modules)}"
-    return (*(("module purge", load) if software.modules else ()), *software.setup)
+    purge = ("module purge",) if software.modules and software.purge else ()
+    use = tuple(f"module use {shlex.quote(folder)}" for folder in software.module_paths)
+    load = (f"module load {shlex.join(software.modules)}",) if software.modules else ()
+    return (*purge, *use, *load, *software.setup)

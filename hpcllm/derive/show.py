@@ -9,7 +9,7 @@ from typing import Literal
 
 from hpcllm.cluster.profile import Profile
 from hpcllm.cluster.user import User
-from hpcllm.derive.layout import layout
+from hpcllm.derive.layout import NO_LIMITS, layout
 from hpcllm.derive.setting import Setting, Settings
 from hpcllm.derive.settings import settings
 from hpcllm.job.spec import CommandJob, Job, Resources
@@ -43,10 +43,11 @@ def derived_text(
 
 def example_job(profile: Profile) -> CommandJob:
     """A program on two nodes for an hour, or as much of that as the cluster allows."""
-    _, partition = profile.partition(None)
-    most = min(profile.node_type(None).count, (partition and partition.max_nodes) or EXAMPLE_NODES)
-    time_s = min(EXAMPLE_TIME_S, partition.max_time_s if partition else EXAMPLE_TIME_S)
-    resources = Resources.model_validate({"nodes": min(EXAMPLE_NODES, most), "time": f"{time_s}s"})
+    name, _ = profile.partition(None)
+    limits = profile.scheduler.limits(name, None, EXAMPLE_NODES) if name else NO_LIMITS
+    nodes = min(EXAMPLE_NODES, profile.node_type(name).count or EXAMPLE_NODES, limits.max_nodes or EXAMPLE_NODES)
+    time_s = min(EXAMPLE_TIME_S, limits.max_time_s)
+    resources = Resources.model_validate({"nodes": max(nodes, limits.min_nodes), "time": f"{time_s}s"})
     return CommandJob(name="example", command=("python", "train.py"), resources=resources)
 
 

@@ -109,19 +109,21 @@ def _too_many_nodes(profile: Profile, job: Job, ranks: Ranks) -> Misfit | None:
 
 
 def _most_nodes(ranks: Ranks) -> int:
-    return min(ranks.node.count, (ranks.rules and ranks.rules.max_nodes) or ranks.node.count)
+    known = (ranks.node.count, ranks.limits and ranks.limits.max_nodes)
+    return min((most for most in known if most), default=ranks.nodes)
 
 
 def _too_long(profile: Profile, job: Job, ranks: Ranks) -> Misfit | None:
-    if ranks.rules is None or job.resources.time_s <= ranks.rules.max_time_s:
+    if ranks.limits is None or job.resources.time_s <= ranks.limits.max_time_s:
         return None
-    others = [n for n, p in profile.scheduler.partitions.items() if p.max_time_s >= job.resources.time_s]
+    limits = {n: profile.scheduler.limits(n, None, ranks.nodes) for n in profile.scheduler.partitions}
+    others = [name for name, limit in limits.items() if limit.max_time_s >= job.resources.time_s]
     where = f"; partition {' or '.join(others)} allows it" if others else ""
     reason = (
         f"resources.time: {format_seconds(job.resources.time_s)} asked, partition {ranks.partition} ends a job "
-        f"after {format_seconds(ranks.rules.max_time_s)}{where}"
+        f"after {format_seconds(ranks.limits.max_time_s)}{where}"
     )
-    return Misfit(reason, {"resources.time_s": ranks.rules.max_time_s})
+    return Misfit(reason, {"resources.time_s": ranks.limits.max_time_s})
 
 
 # ---- batch -----------------------------------------------------------------------------------------------------------

@@ -77,13 +77,14 @@ def goodput(work: Figure, total: Figure, failing: Figure) -> Figure:
 
 def chained_jobs(job: Job, ranks: Ranks, total: Figure) -> Figure:
     """How many jobs of the queue one after another, each as long as was asked for."""
-    if ranks.rules is None:
+    if ranks.limits is None:
         return Figure("chained_jobs", 1, "", "no scheduler, no limit of time", {})
-    most = f"scheduler.partitions.{ranks.partition}.max_time"
-    limits = {"resources.time": job.resources.time_s, most: ranks.rules.max_time_s}
+    inputs = {total.name: total.value, "resources.time": job.resources.time_s}
+    if math.isfinite(ranks.limits.max_time_s):
+        inputs[f"scheduler.partitions.{ranks.partition}.max_time"] = ranks.limits.max_time_s
     return Figure.of(
-        "chained_jobs", "", "⌈total_s / min(resources.time, max_time)⌉", {total.name: total.value, **limits},
-        lambda total, asked, allowed: max(1, math.ceil(total / min(asked, allowed))), "the queue is not counted",
+        "chained_jobs", "", "⌈total_s / min(resources.time, max_time)⌉", inputs,
+        lambda total, *limits: max(1, math.ceil(total / min(limits))), "the queue is not counted",
     )  # fmt: skip
 
 

@@ -86,7 +86,7 @@ def _step(figures: Figures) -> list[tuple[float, str]]:
 
 def _time(job: Job, ranks: Ranks, figures: Figures) -> list[tuple[float, str]]:
     total, chained = figures["total_s"].value, figures["chained_jobs"].value
-    if total is None or chained is None or ranks.rules is None:
+    if total is None or chained is None or ranks.limits is None:
         return []
     share = total / job.resources.time_s
     jobs = "one job" if chained == 1 else f"{chained:.0f} jobs one after another"

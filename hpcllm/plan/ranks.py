@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hpcllm.cluster.accelerators import Accelerator, accelerator
+from hpcllm.cluster.known import needed
 from hpcllm.cluster.nodes import NodeType
 from hpcllm.cluster.profile import Profile
-from hpcllm.cluster.scheduler import Partition
+from hpcllm.cluster.scheduler import Limits
 from hpcllm.errors import UserError
 from hpcllm.job.spec import Job
 from hpcllm.plan.plan import Figure
@@ -18,7 +19,7 @@ class Ranks:
     """The ranks of a job on their nodes."""
 
     partition: str | None
-    rules: Partition | None
+    limits: Limits | None
     """Of the partition; None where there is no scheduler."""
     node_type: str
     node: NodeType
@@ -39,9 +40,9 @@ class Ranks:
     @property
     def memory_bytes(self) -> int:
         """What one rank may use: its GPU's memory, or its share of the node's."""
-        return (
-            self.node.gpus.memory_bytes if self.on_gpus and self.node.gpus else self.node.memory_bytes // self.per_node
-        )
+        if self.on_gpus and self.node.gpus:
+            return needed(self.node.gpus.memory_bytes, self.key("gpus.memory"), "a plan")
+        return needed(self.node.memory_bytes, self.key("memory"), "a plan") // self.per_node
 
     def key(self, field: str) -> str:
         """The key of a field of these nodes in the profile: `nodes.gpu.flops`."""
@@ -54,15 +55,16 @@ def place(profile: Profile, job: Job) -> Ranks:
     Raises UserError for a partition that the cluster does not have.
     """
     try:
-        partition, rules = profile.partition(job.slurm.partition)
+        partition, queue = profile.partition(job.slurm.partition)
     except KeyError:
         names = ", ".join(profile.scheduler.partitions) or "none (this cluster has no scheduler)"
         raise UserError(f"slurm.partition: found {job.slurm.partition!r}; {profile.name} has {names}") from None
-    node_type = rules.node_type if rules else next(iter(profile.nodes))
+    node_type = queue.node_type if queue else next(iter(profile.nodes))
     node, asked = profile.nodes[node_type], job.resources
     on_gpus = node.gpus is not None and asked.gpus_per_node != 0
     usual = asked.gpus_per_node or (node.gpus.count if node.gpus else 1) if on_gpus else node.numa_domains
-    return Ranks(partition, rules, node_type, node, asked.nodes, asked.ranks_per_node or usual, on_gpus)
+    limits = profile.scheduler.limits(partition, job.slurm.qos, asked.nodes) if partition else None
+    return Ranks(partition, limits, node_type, node, asked.nodes, asked.ranks_per_node or usual, on_gpus)
 
 
 def in_bf16(job: Job, ranks: Ranks) -> bool:

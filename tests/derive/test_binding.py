@@ -20,7 +20,7 @@ def nodes_with_gpus(draw) -> NodeType:
     count, cores_each = draw(st.integers(1, 8)), draw(st.integers(1, 16))
     order = draw(st.permutations(range(count)))
     ranges = [f"{i * cores_each}-{(i + 1) * cores_each - 1}" for i in order]
-    gpus = {"model": "A100-80GB", "count": count, "memory": "80GiB", "cores": ranges}
+    gpus = {"model": "A100-80GB", "count": count, "memory": "80GiB", "cpus": ranges}
     return NodeType.model_validate({"count": 2, "cores": count * cores_each, "memory": "64GiB", "gpus": gpus})
 
 

@@ -47,7 +47,9 @@ def test_a_machine_without_scheduler_has_none(command):
     ],
 )
 def test_gpus_are_asked_for_in_the_sites_dialect(a100, command, dialect, kind, expected):
-    site = changed(a100, scheduler={"gpu_request": dialect, "gres_type": kind})
+    gpus = {"model": "A100-80GB", "count": 4, "memory": "80GiB", "gres_type": kind}
+    node = {**a100.model_dump(by_alias=True, mode="json")["nodes"]["a100"], "gpus": gpus}
+    site = changed(a100, scheduler={"gpu_request": dialect}, nodes={"a100": node})
 
     asked = {name: value for name, value in values(site, command).items() if name.startswith("g")}
     assert asked == expected
