@@ -156,7 +156,8 @@ def _kept(matched: re.Match[str], ours: ScriptSettings) -> bool:
 
 
 def _directives(text: str) -> dict[str, str]:
-    words = [shlex.split(line, comments=True)[1:] for line in text.splitlines() if line.startswith("#SBATCH ")]
+    lines = [line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH ")]
+    words = [shlex.split(line, comments=True) for line in lines]
     pairs = (word.removeprefix("--").partition("=") for line in words for word in line)
     return {key: value for key, _, value in pairs}
 

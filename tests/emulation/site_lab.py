@@ -1,0 +1,77 @@
+"""What a user of an emulated site does: render, submit, wait."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from emulated_site import Site
+from lab_cluster import OVER
+from published_script import slurm_seconds
+
+from hpcllm.run_directory import Run
+
+STAGE = "30-command"
+
+# A stand-in for a trainer: says where it is, and what it finds of the variables that the script exports.
+TRAINER = """\
+import json, os, socket, sys
+place = {name: int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK")}
+found = {name: os.environ.get(name) for name in sys.argv[1:]}
+print("PLACE", json.dumps({**place, "host": socket.gethostname(), "environment": found}))
+"""
+
+
+@dataclass(frozen=True)
+class SiteLab:
+    """A site's Slurm that runs."""
+
+    name: str
+    site: Site
+    folder: Path
+    calls: Path
+    """A line for each call of a shim."""
+
+
+def hpcllm(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The command line, as on the site's login node."""
+    command = [sys.executable, "-m", "hpcllm", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+def request_words(site: Site, published: bool = False) -> list[str]:
+    """The request as options of hpcllm; `published`: as many nodes and as long as the published script asks for."""
+    asked = site.published.directives if published else {}
+    nodes = asked.get("nodes", site.request.nodes)
+    time_ = f"{slurm_seconds(str(asked['time']))}s" if "time" in asked else site.request.time
+    return [f"--nodes={nodes}", f"--time={time_}", *site.request.flags]
+
+
+def rendered(cluster: str | Path, words: Sequence[str], command: Sequence[str], folder: Path) -> Run:
+    """The run directory of a command, rendered as by a user. Raises AssertionError with hpcllm's words."""
+    run = Run(folder / "run")
+    done = hpcllm("render", "--cluster", cluster, "--out", run.root, *words, "--", *command, cwd=folder)
+    assert done.returncode == 0, f"hpcllm render {' '.join(words)}: {done.stderr}"
+    return run
+
+
+def wait(run: Run, timeout_s: float = 60) -> str:
+    """The state of the command, when it is over."""
+    end_s = time.monotonic() + timeout_s
+    while time.monotonic() < end_s:
+        done = hpcllm("status", run.root, "--json", cwd=run.root)
+        state = str(json.loads(done.stdout)[0]["state"])
+        if state in OVER:
+            return state
+        time.sleep(0.5)
+    raise AssertionError(f"not over after {timeout_s} s: {state}; {done.stdout}; {log(run)}")
+
+
+def log(run: Run) -> str:
+    """Everything that the job said."""
+    return "\n".join(path.read_text() for path in sorted(run.logs.glob("*.log")))

@@ -1,0 +1,149 @@
+"""Each site of systems/: our script beside the published one, and on a Slurm that is configured as the site's.
+
+What the lab changes in a script that it runs, and nothing else: the interpreter is the one that renders; the preflight
+is left out (on two real cores it rightly refuses ranks that share them, and it would speak over a fabric that is not
+here); and what a fixture names under `shims`, `replaced` and `newer`. `not_emulated` says what no lab could show.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from emulated_site import load_site, site_names
+from published_script import broken_rules, differences, read_script
+from site_lab import STAGE, TRAINER, SiteLab, hpcllm, log, rendered, request_words, wait
+
+from hpcllm.cluster.profile import shipped_profiles
+
+every_site = pytest.mark.parametrize("name", site_names())
+TRAIN = ["python", "trainer.py"]
+
+
+def test_every_emulated_site_has_a_profile_and_every_profile_of_a_site_is_emulated() -> None:
+    examples = {"ethernet-nfs-h100", "ib-lustre-a100", "slurm-lab"}
+
+    profiles = {path.stem for path in shipped_profiles().glob("*.yaml")}
+
+    assert set(site_names()) == profiles - examples - {"template", "local"}
+
+
+@every_site
+def test_our_script_differs_from_the_published_one_only_as_explained(name: str, tmp_path: Path) -> None:
+    site = load_site(name)
+    run = rendered(name, request_words(site, published=True), TRAIN, tmp_path)
+
+    found = differences(site, read_script(run.script(STAGE).read_text()))
+
+    unexplained = [f"not explained: {key}: {text}" for key, text in found.items() if key not in site.differences]
+    stale = [f"explained, but no difference: {key}" for key in site.differences if key not in found]
+    assert not unexplained + stale, "\n".join(unexplained + stale)
+
+
+@every_site
+def test_our_script_keeps_the_rules_of_the_site(name: str, tmp_path: Path) -> None:
+    site = load_site(name)
+    run = rendered(name, request_words(site), TRAIN, tmp_path)
+
+    broken = list(broken_rules(site, read_script(run.script(STAGE).read_text())))
+    assert not broken, "\n".join(broken)
+
+
+@every_site
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="needs shellcheck")
+def test_bash_and_shellcheck_find_nothing_in_our_script(name: str, tmp_path: Path) -> None:
+    script = rendered(name, request_words(load_site(name)), TRAIN, tmp_path).script(STAGE)
+
+    for command in (["bash", "-n"], ["shellcheck"]):
+        done = subprocess.run([*command, script], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slurm
+def test_the_sites_slurm_takes_our_script(lab: SiteLab, tmp_path: Path) -> None:
+    script = rendered(lab.name, request_words(lab.site), TRAIN, tmp_path).script(STAGE)
+    _without_newer_options(script, lab)
+
+    done = subprocess.run(["sbatch", "--test-only", script], capture_output=True, text=True, timeout=30)
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slurm
+def test_our_script_runs_every_rank_on_its_node_with_the_sites_settings(lab: SiteLab, tmp_path: Path) -> None:
+    trainer, profile = tmp_path / "trainer.py", tmp_path / f"{lab.name}-on-the-lab.yaml"
+    trainer.write_text(TRAINER)
+    here = {"extends": lab.name, "name": lab.name, "verified": {"how": "emulated", "date": "2026-11-24"}}
+    profile.write_text(yaml.safe_dump(_merged({**here, "software": {"python": "this"}}, lab.site.lab.replaced)))
+    run = rendered(profile, request_words(lab.site), ["python3", str(trainer)], tmp_path)
+    script = run.script(STAGE)
+    ours = read_script(script.read_text())
+    literal = {key: value for key, value in ours.environment.items() if value and "$" not in value}
+    _without_newer_options(script, lab)
+    _let_it_run(script, list(literal))
+    lab.calls.write_text("")
+
+    done = hpcllm("submit", run.root, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert wait(run) == "done", log(run)
+    ranks, per_node = int(ours.launcher["ntasks"]), int(ours.directives["ntasks-per-node"])
+    places = sorted(map(json.loads, re.findall(r"PLACE (.*)", log(run))), key=lambda place: place["RANK"])
+    assert [place["RANK"] for place in places] == list(range(ranks))
+    assert [place["LOCAL_RANK"] for place in places] == list(range(per_node)) * lab.site.request.nodes
+    assert {(place["WORLD_SIZE"], place["LOCAL_WORLD_SIZE"]) for place in places} == {(ranks, per_node)}
+    assert [place["host"] for place in places] == [f"n{place['NODE_RANK'] + 1}" for place in places]
+    assert all(place["environment"] == literal for place in places)
+    missed = [line for line in _shimmed_lines(script, lab) if line not in lab.calls.read_text().splitlines()]
+    assert missed == []
+
+
+@pytest.mark.slurm
+def test_what_the_site_refuses_is_refused_with_a_sentence_and_nothing_is_queued(lab: SiteLab, tmp_path: Path) -> None:
+    taken = []
+    for number, refusal in enumerate(lab.site.refused):
+        words = [word for word in request_words(lab.site) if word.split("=")[0] not in refusal.without]
+        out = tmp_path / str(number)
+        done = hpcllm("submit", "--cluster", lab.name, "--out", out, *words, *refusal.flags, "--", "true", cwd=tmp_path)
+        if done.returncode not in (2, 3) or not done.stderr.startswith("hpcllm: "):
+            taken.append(f"{' '.join([*words, *refusal.flags])} ({refusal.why}): {done.stdout}{done.stderr}")
+
+    assert not taken, "\n".join(taken)
+    assert subprocess.run(["squeue", "-h"], capture_output=True, text=True).stdout == ""
+
+
+# ---- fitting a script to the lab -------------------------------------------------------------------------------------
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    both = {key: _merged(base[key], over[key]) for key in base.keys() & over.keys() if isinstance(base[key], dict)}
+    return {**base, **over, **both}
+
+
+def _without_newer_options(script: Path, lab: SiteLab) -> None:
+    """Take out what the lab's Slurm is too old for; each must be there."""
+    text = script.read_text()
+    for option in lab.site.lab.newer:
+        text, found = re.subn(rf"(^#SBATCH --{option}\b.*\n| --{option}(=\S+)?(?=\s))", "", text, flags=re.MULTILINE)
+        assert found, f"lab.newer.{option}: the script does not have it"
+    script.write_text(text)
+
+
+def _let_it_run(script: Path, names: list[str]) -> None:
+    """No preflight; and the trainer is told which variables to show."""
+    lines = [line for line in script.read_text().splitlines(keepends=True) if "hpcllm preflight" not in line]
+    script.write_text("".join(lines).replace("trainer.py &", f"trainer.py {shlex.join(names)} &"))
+
+
+def _shimmed_lines(script: Path, lab: SiteLab) -> list[str]:
+    """The script's own calls of commands that are shims, as these record them."""
+    lines = [line.strip() for line in script.read_text().splitlines()]
+    ours = [line for line in lines if line.split(" ", 1)[0] in lab.site.lab.shims]
+    return [" ".join(shlex.split(line, comments=True)) for line in ours]
