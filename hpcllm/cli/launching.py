@@ -1,0 +1,210 @@
+"""From a job to a run: plan, render, submit, run."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hpcllm.cli.words import (
+    cluster_option,
+    command,
+    json_option,
+    not_negative,
+    positive,
+    print_json,
+    print_rich,
+    profile_of,
+)
+from hpcllm.errors import ExitCode, UserError
+
+if TYPE_CHECKING:
+    from hpcllm.cluster.profile import Profile
+    from hpcllm.job.spec import CommandJob, Job
+    from hpcllm.plan.plan import Plan
+    from hpcllm.run_directory import Run
+
+AnyJobT = TypeVar("AnyJobT", "Job", "CommandJob")
+
+
+def add(commands: Any) -> None:
+    """The commands of this file."""
+    plan = command(commands, "plan", _plan, "does a job fit, how fast, what limits it", "plan jobs/demo.yaml --explain")
+    plan.add_argument("job", type=Path, metavar="JOB")
+    cluster_option(plan)
+    _resources(plan)
+    plan.add_argument("--explain", action="store_true", help="every figure with its formula, inputs and source")
+    json_option(plan)
+
+    render = command(
+        commands, "render", _render, "write the run directory, submit nothing", "render jobs/demo.yaml --out RUN"
+    )
+    _job_or_command(render)
+
+    submit = command(commands, "submit", _submit, "render and submit to Slurm", "submit --nodes 4 -- python train.py")
+    _job_or_command(submit)
+    submit.add_argument("--dry-run", action="store_true", help="print what would be submitted")
+
+    run = command(commands, "run", _run, "run here, in the foreground", "run jobs/demo.yaml --ranks 2")
+    run.usage = f"{run.prog} [JOB] [options] [-- COMMAND ...]"
+    run.add_argument("job", type=Path, nargs="?", metavar="JOB", help="a job file, or a run directory to go on with")
+    run.add_argument("--ranks", type=positive, help="MPI ranks (default: the profile's)")
+    run.add_argument("--oversubscribe", action="store_true", help="allow more ranks than cores")
+    run.add_argument("--out", type=Path, metavar="RUN", help="run directory (default: runs/NAME-TIME)")
+
+
+def _resources(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--nodes", type=positive)
+    parser.add_argument("--ranks-per-node", type=positive, help="default: one per GPU, or as the profile says")
+    parser.add_argument("--gpus", type=not_negative, help="GPUs per node (default: all of them)")
+    parser.add_argument("--time", help="wall-clock limit, such as 4h or 12:30:00")
+    parser.add_argument("--partition")
+    parser.add_argument("--account")
+    parser.add_argument("--qos")
+
+
+def _job_or_command(parser: argparse.ArgumentParser) -> None:
+    parser.usage = f"{parser.prog} [JOB] [options] [-- COMMAND ...]"
+    parser.add_argument("job", type=Path, nargs="?", metavar="JOB", help="a job file (submit: or a run directory)")
+    cluster_option(parser)
+    _resources(parser)
+    parser.add_argument("--name", help="of the job, for a COMMAND (default: its program)")
+    parser.add_argument("--out", type=Path, metavar="RUN", help="run directory (default: runs/NAME-TIME)")
+
+
+# ---- the calls -------------------------------------------------------------------------------------------------------
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from hpcllm.job.spec import load_job
+    from hpcllm.plan.search import search
+    from hpcllm.report.plan_table import plan_text
+
+    profile, _ = profile_of(arguments)
+    job = _with_resources(load_job(arguments.job), arguments)
+    plan = search(profile, job)
+    if arguments.json:
+        print_json(plan.to_json())
+    else:
+        print_rich(plan_text(plan, profile, job, arguments.explain))
+    return int(ExitCode.DONE if plan.fits else ExitCode.DOES_NOT_FIT)
+
+
+def _render(arguments: argparse.Namespace) -> None:
+    profile, path = profile_of(arguments)
+    run = _rendered(arguments, (profile, path))
+    local = profile.scheduler.kind == "local"
+    start = "start   " if local else "submit  "
+    script = shlex.quote(str(run.run_local_sh if local else run.submit_sh))
+    print(f"rendered {run.root}\nread    {run.scripts}/\n{start}bash {script}")
+
+
+def _submit(arguments: argparse.Namespace) -> None:
+    from hpcllm.launch.submit import submit
+
+    run = _again(arguments) or _rendered(arguments, profile_of(arguments))
+    submitted = submit(run, dry_run=arguments.dry_run)
+    for stage, job_id in submitted.items():
+        print(f"{stage:24} {job_id}")
+    if not arguments.dry_run:
+        print(f"follow  hpcllm watch {shlex.quote(str(run.root))}")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from hpcllm.cluster.detect import local_profile, measured
+    from hpcllm.launch.local import run_local
+
+    run = _again(arguments)
+    if run is None:
+        ranks = {"nodes": 1, "ranks_per_node": arguments.ranks}
+        arguments = argparse.Namespace(**{**_NO_RESOURCES, **vars(arguments), **ranks})
+        profile = local_profile() if arguments.command else measured(local_profile(), Path.cwd())
+        run = _rendered(arguments, (profile, None), arguments.oversubscribe)
+    run_local(run)
+
+
+_NO_RESOURCES: dict[str, None] = dict.fromkeys(
+    ("nodes", "ranks_per_node", "gpus", "time", "partition", "account", "qos", "name")
+)
+
+
+def _again(arguments: argparse.Namespace) -> Run | None:
+    """The run directory given in place of a job file, to go on with as it was rendered. None: it is a job file."""
+    from hpcllm.run_directory import Run
+
+    if arguments.job is None or not arguments.job.is_dir():
+        return None
+    kept = ("job", "call", "command", "dry_run")
+    given = [f"--{name.replace('_', '-')}" for name, value in vars(arguments).items() if value and name not in kept]
+    if given or arguments.command:
+        raise UserError(f"{arguments.job}: goes on as it was rendered; leave out {', '.join(given) or 'the command'}")
+    run = Run.open(arguments.job)
+    if Path(run.resolved()["root"]) != run.root:
+        raise UserError(
+            f"{run.root}: was rendered at {run.resolved()['root']}, and its scripts work there; "
+            f"move it back, or render the job into a new directory"
+        )
+    return run
+
+
+def _rendered(arguments: argparse.Namespace, found: tuple[Profile, Path | None], oversubscribe: bool = False) -> Run:
+    """The run directory of the job file, or of the command, that the arguments name."""
+    from hpcllm.errors import DoesNotFit
+    from hpcllm.job.spec import Job, absolute
+    from hpcllm.launch.render import render
+    from hpcllm.plan.search import search
+
+    profile, profile_path = found
+    job: Job | CommandJob = _job(arguments)
+    plan: Plan | None = None
+    if isinstance(job, Job):
+        job = absolute(job, arguments.job.absolute().parent)
+        plan = search(profile, job, oversubscribe)
+        if not plan.fits:
+            raise DoesNotFit(f"{arguments.job}: does not fit {profile.name}: " + "; ".join(plan.limits))
+    folder = re.sub(r"[^\w.-]+", "-", job.name)
+    out = arguments.out or Path("runs") / f"{folder}-{datetime.now():%Y%m%d-%H%M%S}"
+    return render(profile, profile_path, job, arguments.job, plan, out, oversubscribe=oversubscribe)
+
+
+def _job(arguments: argparse.Namespace) -> Job | CommandJob:
+    from hpcllm.job.spec import CommandJob, load_job
+
+    if (arguments.job is None) == (not arguments.command):
+        raise UserError("expected a job file, or a program behind --, such as: -- python train.py")
+    if arguments.job is not None:
+        return _with_resources(load_job(arguments.job), arguments)
+    command = tuple(arguments.command)
+    script = next((word for word in command if Path(word).is_file()), command[0])  # train.py, rather than python
+    name = arguments.name or Path(script).stem or "command"
+    return _with_resources(CommandJob(name=name[:100], command=command), arguments)
+
+
+def _with_resources(job: AnyJobT, arguments: argparse.Namespace) -> AnyJobT:
+    """The job with what the command line says of nodes, time and queue."""
+    from hpcllm.units import parse_seconds
+
+    try:
+        time_s = None if arguments.time is None else parse_seconds(arguments.time)
+    except ValueError as error:
+        raise UserError(f"--time: {error}") from None
+    resources = {
+        "nodes": arguments.nodes,
+        "ranks_per_node": arguments.ranks_per_node,
+        "gpus_per_node": arguments.gpus,
+        "time_s": time_s,
+    }
+    slurm = {"partition": arguments.partition, "account": arguments.account, "qos": arguments.qos}
+    return job.model_copy(
+        update={
+            "resources": job.resources.model_copy(update=_given(resources)),
+            "slurm": job.slurm.model_copy(update=_given(slurm)),
+        }
+    )
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
