@@ -20,9 +20,12 @@ class Qos(Known):
     """A quality of service: limits and a priority that a job asks for by --qos."""
 
     max_time_s: TimeLimit | None = None
-    """Longest wall-clock time of a job; in place of the partition's."""
+    """Longest wall-clock time of a job."""
     max_nodes: Positive | None = None
-    """Most nodes of one job; in place of the partition's."""
+    """Most nodes of one job."""
+    overrides_partition: bool = False
+    """Whether its limits stand in place of the partition's (Slurm's flags PartitionTimeLimit and PartitionMaxNodes);
+    otherwise the tighter of both holds."""
     min_nodes: Positive | None = None
     """Fewest nodes of one job."""
     max_gpus: Positive | None = None
@@ -128,11 +131,14 @@ class Scheduler(Known):
         return value
 
     def limits(self, partition: str, qos: str | None, nodes: int) -> Limits:
-        """What a job on that many nodes may ask for. A QOS's own limits stand in place of the partition's."""
+        """What a job on that many nodes may ask for, in a partition under a QOS (the partition's, where none is given)."""
         queue, rules = self.partitions[partition], self.qos.get(qos or self.partitions[partition].qos or "", Qos())
         by_size = [limit for least, limit in sorted(queue.max_time_from_nodes.items()) if least <= nodes]
+        time_s = by_size[-1] if by_size else queue.max_time_s
+        if rules.overrides_partition:
+            times, most = [rules.max_time_s or time_s], [rules.max_nodes or queue.max_nodes]
+        else:
+            times, most = [time_s, rules.max_time_s or time_s], [rules.max_nodes, queue.max_nodes]
         return Limits(
-            rules.max_time_s or (by_size[-1] if by_size else queue.max_time_s),
-            rules.max_nodes or queue.max_nodes,
-            rules.min_nodes or queue.min_nodes or 1,
+            min(times), min((n for n in most if n), default=None), max(rules.min_nodes or 1, queue.min_nodes or 1)
         )
