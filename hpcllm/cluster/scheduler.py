@@ -131,7 +131,7 @@ class Scheduler(Known):
         return value
 
     def limits(self, partition: str, qos: str | None, nodes: int) -> Limits:
-        """What a job on that many nodes may ask for, in a partition under a QOS (the partition's, where none is given)."""
+        """What a job on that many nodes may ask for, under the QOS given, else the partition's own."""
         queue, rules = self.partitions[partition], self.qos.get(qos or self.partitions[partition].qos or "", Qos())
         by_size = [limit for least, limit in sorted(queue.max_time_from_nodes.items()) if least <= nodes]
         time_s = by_size[-1] if by_size else queue.max_time_s
