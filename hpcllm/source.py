@@ -79,10 +79,15 @@ def parse(text: str, file: str) -> tuple[Any, Places]:
 
 
 def merged(base: Any, over: Any) -> Any:
-    """Two documents as one: maps key by key, everything else as the second has it."""
-    if not (isinstance(base, dict) and isinstance(over, dict)):
+    """Two documents as one: maps key by key, everything else as the second has it; its `null` takes a key away.
+
+    JSON Merge Patch, RFC 7396.
+    """
+    if not isinstance(over, dict):
         return over
-    return {**base, **{key: merged(base[key], value) if key in base else value for key, value in over.items()}}
+    kept = base if isinstance(base, dict) else {}
+    both = {**kept, **{key: merged(kept.get(key), value) for key, value in over.items()}}
+    return {key: value for key, value in both.items() if over.get(key, value) is not None}
 
 
 def check(data: Any, model: type[Model], file: str, places: Places) -> Model:

@@ -71,7 +71,8 @@ class Profile(Known):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     description: str = ""
     extends: str | None = None
-    """Another profile, by name or by path from this file, that this one changes: maps are merged, all else replaced."""
+    """Another profile, by name or by path from this file, that this one changes: maps are merged, all else replaced;
+    `KEY: null` takes a key away."""
     verified: Verified
     contact: Contact | None = None
     sources: dict[str, Source] = {}

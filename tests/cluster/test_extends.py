@@ -33,6 +33,17 @@ def test_a_profile_takes_over_what_it_does_not_change(tmp_path):
     assert mine.fabric == base.fabric
 
 
+def test_a_profile_takes_away_what_is_null(tmp_path):
+    change = "scheduler: {partitions: {gpu-debug: null}}\nenvironment: {A: '1'}\n"
+    written(tmp_path, "base.yaml", f"extends: ib-lustre-a100\nname: base\n{VERIFIED}environment: {{A: '0', B: '0'}}\n")
+    file = written(tmp_path, "mine.yaml", f"extends: base.yaml\nname: mine\n{VERIFIED}{change}")
+
+    mine = load_profile(file)
+
+    assert list(mine.scheduler.partitions) == ["gpu", "gpu-preempt"]
+    assert mine.environment == {"A": "1", "B": "0"}
+
+
 def test_how_far_a_base_was_verified_says_nothing_of_what_changes_it(tmp_path):
     file = written(tmp_path, "mine.yaml", "extends: ib-lustre-a100\nname: mine\n")
 
