@@ -97,6 +97,8 @@ class NodeType(Known):
     memory_rate_bytes_per_s: BytesPerSecond | None = None
     """Memory bandwidth of the whole node, measured."""
     local_scratch: LocalScratch | None = None
+    modules: tuple[str, ...] = ()
+    """Loaded before those of `software`, where these nodes want modules of their own (arch/h100)."""
     price: Price | None = None
     """Where it differs from the profile's."""
     mtbf_s: Seconds | None = None
