@@ -32,7 +32,7 @@ WORDS = {
     "data verify": {"FILE|RUN"},
     "profile show": {"CLUSTER", "--derived", "--json"},
     "profile lint": {"FILE"},
-    "profile detect": set(),
+    "profile detect": {"--job", "--partition", "--account", "--qos", "--out"},
     "profile schema": set(),
     "job lint": {"FILE"},
     "job schema": set(),

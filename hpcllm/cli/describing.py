@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from hpcllm.cli.words import command, group, json_option, print_json, profile_of
+from hpcllm.errors import UserError
 
 
 def add(commands: Any) -> None:
@@ -20,7 +22,17 @@ def add(commands: Any) -> None:
     json_option(show)
     lint = command(profile, "lint", _profile_lint, "every mistake of a profile", "profile lint mycluster.yaml")
     lint.add_argument("path", type=Path, metavar="FILE")
-    command(profile, "detect", _profile_detect, "describe this machine", "profile detect > mycluster.yaml")
+    detect = command(
+        profile,
+        "detect",
+        _profile_detect,
+        "describe this cluster, or this machine",
+        "profile detect --job --out C.yaml",
+    )
+    detect.add_argument("--job", action="store_true", help="look at a compute node by a job of one node")
+    for option in ("--partition", "--account", "--qos"):
+        detect.add_argument(option, help="of that job")
+    detect.add_argument("--out", type=Path, metavar="FILE", help="default: printed")
     command(profile, "schema", _profile_schema, "JSON schema, for editors", "profile schema > profile.schema.json")
 
     job = group(commands, "job", "for researchers: describe a job")
@@ -52,9 +64,28 @@ def _profile_lint(arguments: argparse.Namespace) -> None:
 
 
 def _profile_detect(arguments: argparse.Namespace) -> None:
-    from hpcllm.cluster.detect import detected_yaml
+    from hpcllm.cluster.detection import Ask, detected
+    from hpcllm.run_directory import write_text
 
-    print(detected_yaml(), end="")
+    if arguments.out and arguments.out.exists():
+        raise UserError(f"--out: {arguments.out} exists; give the path of a new file")
+    job = arguments.job or _agreed()
+    text = detected(Ask(job, arguments.partition, arguments.account, arguments.qos))
+    if arguments.out is None:
+        print(text, end="")
+        return
+    write_text(arguments.out, text)
+    print(f"wrote {arguments.out}; read what it says to check, then: hpcllm profile lint {arguments.out}")
+
+
+def _agreed() -> bool:
+    """Whether somebody at a terminal lets a job look at a compute node."""
+    from hpcllm.cluster.detection import has_slurm
+
+    if not (sys.stdin.isatty() and sys.stderr.isatty() and has_slurm()):
+        return False
+    print("Look at a compute node by a job of one node, 5 minutes at most? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _profile_schema(arguments: argparse.Namespace) -> None:
