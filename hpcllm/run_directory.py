@@ -75,6 +75,7 @@ class Run:
     latest = _At("checkpoints/LATEST")
     metrics = _At("metrics")
     results = _At("results")
+    probe_json = _At("results/probe.json")
     exports = _At("exports")
     report_html = _At("report.html")
 

@@ -12,7 +12,7 @@ from hpcllm.cluster.user import User
 from hpcllm.derive.binding import is_oversubscribed
 from hpcllm.derive.setting import Layout, Setting
 from hpcllm.errors import UserError
-from hpcllm.job.spec import CommandJob, Job
+from hpcllm.job.spec import AnyJob, CommandJob
 from hpcllm.units import format_bytes, format_seconds
 
 MIB = 2**20
@@ -25,7 +25,7 @@ EXCLUSIVE = (
 )
 
 
-def directives(profile: Profile, job: Job | CommandJob, layout: Layout, user: User) -> tuple[Setting, ...]:
+def directives(profile: Profile, job: AnyJob, layout: Layout, user: User) -> tuple[Setting, ...]:
     """Who and where, how much, how long, what happens at the end; then the site's own, then the job's own, which win.
 
     Empty where there is no Slurm. Raises UserError when the site wants an account and nobody gave one.
@@ -60,7 +60,7 @@ def slurm_time(seconds: float) -> str:
 # ---- who and where ---------------------------------------------------------------------------------------------------
 
 
-def _who_and_where(profile: Profile, job: Job | CommandJob, layout: Layout, user: User) -> list[Setting]:
+def _who_and_where(profile: Profile, job: AnyJob, layout: Layout, user: User) -> list[Setting]:
     name = job.name if isinstance(job, CommandJob) else f"{job.name}-{layout.stage}"
     return [
         Setting("job-name", re.sub(r"[^\w.+-]+", "-", name), "job.name", "shown by squeue"),
@@ -70,7 +70,7 @@ def _who_and_where(profile: Profile, job: Job | CommandJob, layout: Layout, user
     ]
 
 
-def _account(profile: Profile, job: Job | CommandJob, user: User) -> list[Setting]:
+def _account(profile: Profile, job: AnyJob, user: User) -> list[Setting]:
     found = _of_job_or_user("account", profile, job, user)
     if found is None and profile.scheduler.account_required:
         raise UserError(
@@ -80,7 +80,7 @@ def _account(profile: Profile, job: Job | CommandJob, user: User) -> list[Settin
     return [Setting("account", *found, "who pays")] if found else []
 
 
-def _partition(profile: Profile, job: Job | CommandJob, layout: Layout) -> list[Setting]:
+def _partition(profile: Profile, job: AnyJob, layout: Layout) -> list[Setting]:
     if layout.partition is None:
         return []
     if job.slurm.partition:
@@ -90,7 +90,7 @@ def _partition(profile: Profile, job: Job | CommandJob, layout: Layout) -> list[
     return [Setting("partition", layout.partition, f"scheduler.partitions.{layout.partition}", reason)]
 
 
-def _qos(profile: Profile, job: Job | CommandJob, layout: Layout, user: User) -> list[Setting]:
+def _qos(profile: Profile, job: AnyJob, layout: Layout, user: User) -> list[Setting]:
     found = _of_job_or_user("qos", profile, job, user)
     if found:
         return [Setting("qos", *found, "limits and priority")]
@@ -100,7 +100,7 @@ def _qos(profile: Profile, job: Job | CommandJob, layout: Layout, user: User) ->
     return [Setting("qos", partition.qos, f"scheduler.partitions.{layout.partition}.qos", "this partition wants it")]
 
 
-def _of_job_or_user(name: str, profile: Profile, job: Job | CommandJob, user: User) -> tuple[str, str] | None:
+def _of_job_or_user(name: str, profile: Profile, job: AnyJob, user: User) -> tuple[str, str] | None:
     """A fact and its key: the job's, else the person's on this cluster."""
     own = getattr(job.slurm, name)
     if own:
@@ -112,7 +112,7 @@ def _of_job_or_user(name: str, profile: Profile, job: Job | CommandJob, user: Us
 # ---- how much --------------------------------------------------------------------------------------------------------
 
 
-def _how_much(profile: Profile, job: Job | CommandJob, layout: Layout, node: NodeType) -> list[Setting]:
+def _how_much(profile: Profile, job: AnyJob, layout: Layout, node: NodeType) -> list[Setting]:
     node_key = f"nodes.{profile.node_type_name(layout.partition)}"
     cpus = layout.cores_per_rank * node.threads_per_core
     threads = f" of {node.threads_per_core} threads" if node.threads_per_core > 1 else ""
@@ -130,7 +130,7 @@ def _in_all(ranks: int) -> str:
     return "one rank in all" if ranks == 1 else f"{ranks} ranks in all"
 
 
-def _ranks(job: Job | CommandJob, layout: Layout, node: NodeType, node_key: str) -> Setting:
+def _ranks(job: AnyJob, layout: Layout, node: NodeType, node_key: str) -> Setting:
     name, count = "ntasks-per-node", str(layout.ranks_per_node)
     if is_oversubscribed(node, layout):  # Slurm grants no more tasks than CPUs; srun --overcommit starts them all
         reason = f"each core; the launcher starts {count} ranks on them"
@@ -192,7 +192,7 @@ def _how_long(layout: Layout) -> list[Setting]:
     ]
 
 
-def _at_the_end(profile: Profile, job: Job | CommandJob, user: User) -> list[Setting]:
+def _at_the_end(profile: Profile, job: AnyJob, user: User) -> list[Setting]:
     return [
         _requeue(profile, job),
         Setting("open-mode", "append", "scheduler.requeue", "a job that starts again keeps its log"),
@@ -200,7 +200,7 @@ def _at_the_end(profile: Profile, job: Job | CommandJob, user: User) -> list[Set
     ]
 
 
-def _requeue(profile: Profile, job: Job | CommandJob) -> Setting:
+def _requeue(profile: Profile, job: AnyJob) -> Setting:
     if not profile.scheduler.requeue:
         return Setting("no-requeue", "", "scheduler.requeue", "this site does not start a job again")
     if job.slurm.max_requeues == 0:
@@ -208,7 +208,7 @@ def _requeue(profile: Profile, job: Job | CommandJob) -> Setting:
     return Setting("requeue", "", "scheduler.requeue", "starts again after preemption or a lost node")
 
 
-def _mail(profile: Profile, job: Job | CommandJob, user: User) -> list[Setting]:
+def _mail(profile: Profile, job: AnyJob, user: User) -> list[Setting]:
     found = _of_job_or_user("mail", profile, job, user)
     if found is None:
         return []

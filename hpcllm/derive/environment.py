@@ -6,10 +6,10 @@ from hpcllm.cluster.nodes import NodeType
 from hpcllm.cluster.profile import Profile
 from hpcllm.derive.fabric import fabric_environment
 from hpcllm.derive.setting import Layout, Setting
-from hpcllm.job.spec import CommandJob, Job
+from hpcllm.job.spec import AnyJob, CommandJob
 
 
-def environment(profile: Profile, job: Job | CommandJob, layout: Layout) -> tuple[Setting, ...]:
+def environment(profile: Profile, job: AnyJob, layout: Layout) -> tuple[Setting, ...]:
     """The variables in the order in which they are exported, each name once."""
     node = profile.node_type(layout.partition)
     derived = [
@@ -73,7 +73,7 @@ def _offline(profile: Profile) -> list[Setting]:
     return [Setting(n, v, "internet.compute", "compute nodes reach no internet") for n, v in values.items()]
 
 
-def _output(job: Job | CommandJob) -> list[Setting]:
+def _output(job: AnyJob) -> list[Setting]:
     if not isinstance(job, CommandJob):
         return []
     return [Setting("PYTHONUNBUFFERED", "1", "job.command", "its lines are in the log as they are printed")]

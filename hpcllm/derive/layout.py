@@ -11,7 +11,7 @@ from hpcllm.cluster.profile import Profile
 from hpcllm.cluster.scheduler import Limits
 from hpcllm.derive.setting import Layout
 from hpcllm.errors import DoesNotFit, UserError
-from hpcllm.job.spec import CommandJob, Job
+from hpcllm.job.spec import AnyJob
 from hpcllm.plan.plan import Plan
 from hpcllm.units import format_seconds
 
@@ -34,7 +34,7 @@ class AnyStage(Protocol):
 
 
 def layout(
-    profile: Profile, job: Job | CommandJob, plan: Plan | None, stage: AnyStage, *, oversubscribe: bool = False
+    profile: Profile, job: AnyJob, plan: Plan | None, stage: AnyStage, *, oversubscribe: bool = False
 ) -> Layout:
     """The layout of one stage. `plan` is None for somebody's own command, whose resources are as the job says.
 
@@ -64,7 +64,7 @@ def layout(
 # ---- partition -------------------------------------------------------------------------------------------------------
 
 
-def choose_partition(profile: Profile, job: Job | CommandJob, plan: Plan | None) -> str | None:
+def choose_partition(profile: Profile, job: AnyJob, plan: Plan | None) -> str | None:
     """The one the job names, else the plan's, else the first that can run it, the default one before the others.
 
     None where there is no scheduler. Raises UserError for an unknown one, DoesNotFit when none can.
@@ -84,7 +84,7 @@ def choose_partition(profile: Profile, job: Job | CommandJob, plan: Plan | None)
     return chosen
 
 
-def _limits(profile: Profile, job: Job | CommandJob, name: str | None) -> list[str]:
+def _limits(profile: Profile, job: AnyJob, name: str | None) -> list[str]:
     """What stands in the way of a job in a partition, each with the nearest that fits."""
     asked = job.resources
     limits = profile.scheduler.limits(name, job.slurm.qos, asked.nodes) if name else NO_LIMITS
@@ -139,13 +139,13 @@ def _unknown_partition(profile: Profile, named: str) -> str:
 # ---- ranks and cores -------------------------------------------------------------------------------------------------
 
 
-def gpus_per_node(node: NodeType, job: Job | CommandJob) -> int:
+def gpus_per_node(node: NodeType, job: AnyJob) -> int:
     """GPUs that the job takes of each node: as asked, else all."""
     asked = job.resources.gpus_per_node
     return asked if asked is not None else node.gpus.count if node.gpus else 0
 
 
-def _ranks_per_node(node: NodeType, job: Job | CommandJob, plan: Plan | None, gpus: int) -> int:
+def _ranks_per_node(node: NodeType, job: AnyJob, plan: Plan | None, gpus: int) -> int:
     """The plan's; for a command as asked, else one a GPU, else one a NUMA domain."""
     if plan is not None:
         return plan.world_size // plan.nodes

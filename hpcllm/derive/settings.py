@@ -13,7 +13,7 @@ from hpcllm.derive.environment import environment
 from hpcllm.derive.launcher import launcher
 from hpcllm.derive.setting import Layout, Settings
 from hpcllm.derive.striping import striping
-from hpcllm.job.spec import CommandJob, Job
+from hpcllm.job.spec import AnyJob
 
 NOBODY = User()
 THIS_PYTHON = "this"
@@ -21,7 +21,7 @@ THIS_PYTHON = "this"
 
 def settings(
     profile: Profile,
-    job: Job | CommandJob,
+    job: AnyJob,
     layout: Layout,
     user: User = NOBODY,
     python: str = sys.executable,

@@ -12,7 +12,7 @@ from hpcllm.cluster.user import User
 from hpcllm.derive.layout import NO_LIMITS, layout
 from hpcllm.derive.setting import Setting, Settings
 from hpcllm.derive.settings import settings
-from hpcllm.job.spec import CommandJob, Job, Resources
+from hpcllm.job.spec import AnyJob, CommandJob, Job, Resources
 from hpcllm.plan.plan import Plan
 
 EXAMPLE_NODES = 2
@@ -29,7 +29,7 @@ class _Every:
 
 
 def derived_text(
-    profile: Profile, job: Job | CommandJob | None = None, plan: Plan | None = None, user: User | None = None
+    profile: Profile, job: AnyJob | None = None, plan: Plan | None = None, user: User | None = None
 ) -> str:
     """Every setting of a stage on all ranks; of an example on two nodes where no job is given.
 
@@ -55,7 +55,7 @@ def _somebody(profile: Profile) -> User:
     return User(account="YOUR_ACCOUNT") if profile.scheduler.account_required else User()
 
 
-def _lines(profile: Profile, job: Job | CommandJob, derived: Settings) -> Iterator[str]:
+def _lines(profile: Profile, job: AnyJob, derived: Settings) -> Iterator[str]:
     shape = derived.layout
     ranks = f"{shape.nodes} nodes × {shape.ranks_per_node} ranks × {shape.cores_per_rank} cores"
     yield f"# {profile.name}: {job.name} on {ranks}"

@@ -6,7 +6,7 @@ import shlex
 
 from hpcllm.cluster.profile import Profile
 from hpcllm.derive.setting import Setting
-from hpcllm.job.spec import CommandJob, Job
+from hpcllm.job.spec import AnyJob, Job
 from hpcllm.units import format_bytes
 
 GB = 10**9
@@ -16,10 +16,10 @@ MOST_STRIPES = 72
 ADAM_STATE_BYTES = 12  # of one parameter in a checkpoint: fp32 weight and two moments
 
 
-def striping(profile: Profile, job: Job | CommandJob) -> tuple[Setting, ...]:
+def striping(profile: Profile, job: AnyJob) -> tuple[Setting, ...]:
     """Shell lines for a new run directory, to run in it before the first write; none but on a Lustre set `manual`."""
     filesystem = profile.scratch()
-    if filesystem.kind != "lustre" or filesystem.striping != "manual" or isinstance(job, CommandJob):
+    if filesystem.kind != "lustre" or filesystem.striping != "manual" or not isinstance(job, Job):
         return ()
     block = filesystem.block_bytes
     key = f"filesystems.{profile.scratch_name()}.striping"

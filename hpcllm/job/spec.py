@@ -17,7 +17,7 @@ from hpcllm.job.model_spec import ModelSpec
 from hpcllm.names import Directives, Environment, Word
 from hpcllm.run_directory import Run
 from hpcllm.source import Record
-from hpcllm.units import Fraction, Seconds, Tokens
+from hpcllm.units import Bytes, Fraction, Seconds, Tokens
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -282,6 +282,23 @@ class CommandJob(AnyJob):
     """The program and its arguments, as a list."""
 
 
+class Probe(Record):
+    """How much is measured."""
+
+    message_bytes: Bytes = 32 * 2**20
+    """Largest message of an all-reduce."""
+    file_bytes: Bytes = 2**30
+    """Most that a rank writes, in a file of its own."""
+    time_s: Seconds = 1.0
+    """Of one measurement, about."""
+
+
+class ProbeJob(AnyJob):
+    """`hpcllm profile probe`: the cluster measured."""
+
+    probe: Probe
+
+
 def load_job(path: Path) -> Job:
     """Read a job file. Raises SourceError with all of its mistakes."""
     return source.load(path, Job)
@@ -317,15 +334,15 @@ def _at(folder: Path, path: str) -> str:
 
 
 def frozen_job(run: Run) -> Job:
-    """The job of a run directory. Raises UserError for a run of somebody's own command, which has no pipeline."""
+    """The job of a run directory. Raises UserError for a run of another kind."""
     job = frozen_any_job(run)
     if not isinstance(job, Job):
-        raise UserError(f"{run.root}: runs a command of its own; this needs a run of the pipeline")
+        raise UserError(f"{run.root}: is no run of the pipeline, which this needs")
     return job
 
 
-def frozen_any_job(run: Run) -> Job | CommandJob:
-    """The job of a run directory, whichever it is."""
+def frozen_any_job(run: Run) -> AnyJob:
+    """The job of a run directory, whichever it is: each kind has a key that no other has."""
     data = run.resolved()["job"]
-    file = str(run.resolved_json)
-    return source.check(data, CommandJob, file, {}) if "command" in data else source.check(data, Job, file, {})
+    kind = CommandJob if "command" in data else ProbeJob if "probe" in data else Job
+    return source.check(data, kind, str(run.resolved_json), {})

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from hpcllm.job.spec import frozen_job
+from hpcllm.job.spec import frozen_any_job
 from hpcllm.launch.pipeline import Stage, find_stage
 from hpcllm.run_directory import Run, read_json
 
@@ -20,7 +20,7 @@ def is_current(run: Run, stage: Stage, record: Mapping[str, Any]) -> bool:
 def stage_key(run: Run, stage: Stage) -> str:
     """Hash of everything that the outcome depends on, without reading any data."""
     resolved = run.resolved()
-    job = frozen_job(run)
+    job = frozen_any_job(run)
     before = [stage_key(run, find_stage(job, name)) for name in stage.after]
     inputs = {
         "read": {section: resolved["job"].get(section) for section in stage.reads},

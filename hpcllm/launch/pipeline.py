@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hpcllm.errors import UserError
-from hpcllm.job.spec import CommandJob, Job
+from hpcllm.job.spec import AnyJob, CommandJob, Job, ProbeJob
 
 
 @dataclass(frozen=True)
@@ -72,19 +72,30 @@ PIPELINE = (
     ),
 )  # fmt: skip
 
+# What admins run, beside the pipeline: a run of it holds one row.
+ADMIN = (
+    Stage(
+        10, "probe", (), "all", "hpcllm.stages.probe:main", ("resources", "probe"),
+        "measure the cluster", ("results/probe.json",),
+    ),
+)  # fmt: skip
+
 COMMAND = Stage(30, "command", (), "all", "", (), "the user's own program")
 
 
-def stages(job: Job | CommandJob) -> tuple[Stage, ...]:
+def stages(job: AnyJob) -> tuple[Stage, ...]:
     """The rows that this job uses, in order."""
     if isinstance(job, CommandJob):
         return (COMMAND,)
+    if isinstance(job, ProbeJob):
+        return ADMIN
+    assert isinstance(job, Job)
     skipped = {"compress", "evaluate-compressed"} if job.deploy.quantize == "none" else set()
     kept = [row for row in PIPELINE if row.name not in skipped]
     return tuple(_without(row, skipped) for row in kept)
 
 
-def find_stage(job: Job | CommandJob, name: str) -> Stage:
+def find_stage(job: AnyJob, name: str) -> Stage:
     """A stage by its name or its id. Raises UserError naming the ones there are."""
     for stage in stages(job):
         if name in (stage.name, stage.id):

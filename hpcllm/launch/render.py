@@ -17,7 +17,7 @@ from hpcllm.cluster.user import User, load_user
 from hpcllm.derive.layout import layout
 from hpcllm.derive.settings import settings
 from hpcllm.errors import UserError
-from hpcllm.job.spec import CommandJob, Job
+from hpcllm.job.spec import AnyJob, CommandJob
 from hpcllm.launch.dag_scripts import run_local_sh, submit_sh
 from hpcllm.launch.pipeline import stages
 from hpcllm.launch.script import Script
@@ -30,7 +30,7 @@ from hpcllm.source import Record, read_text
 def render(
     profile: Profile,
     profile_path: Path | None,
-    job: Job | CommandJob,
+    job: AnyJob,
     job_path: Path | None,
     plan: Plan | None,
     out: Path,

@@ -17,7 +17,7 @@ from hpcllm import __version__
 from hpcllm.cluster.profile import Profile
 from hpcllm.derive.setting import Setting, Settings
 from hpcllm.errors import ExitCode, UserError
-from hpcllm.job.spec import CommandJob, Job
+from hpcllm.job.spec import AnyJob, CommandJob
 from hpcllm.launch.pipeline import Stage
 from hpcllm.run_directory import Run
 
@@ -31,7 +31,7 @@ class Script:
 
     run: Run
     stage: Stage
-    job: Job | CommandJob
+    job: AnyJob
     profile: Profile
     settings: Settings
     cwd: str
