@@ -62,6 +62,9 @@ VALUE_IS_FREE = {
 }
 
 
+LEFT_OUT = "…"  # a published value that a fixture does not repeat
+
+
 @dataclass(frozen=True)
 class ScriptSettings:
     """What a script asks Slurm for, exports, and starts its ranks with."""
@@ -91,19 +94,25 @@ def differences(site: Site, ours: ScriptSettings) -> dict[str, str]:
         theirs = {LONG_NAME.get(key, key): value for key, value in published.items()}
         for key in dict.fromkeys([*theirs, *ours.section(section)]):
             name = f"{section}.{key}"
-            if text := _difference(name, theirs, ours.section(section)):
+            if text := _difference(name, theirs, ours.section(section), ours.directives):
                 found[name] = text
     return found
 
 
-def _difference(name: str, theirs: dict[str, Value], ours: dict[str, str]) -> str:
+def _known(value: Value, directives: dict[str, str]) -> Value:
+    """Slurm's variable for what our own directives say."""
+    return directives.get("cpus-per-task") if value == "$SLURM_CPUS_PER_TASK" else value
+
+
+def _difference(name: str, theirs: dict[str, Value], ours: dict[str, str], directives: dict[str, str]) -> str:
     """The two values, or nothing where they agree."""
     key = name.split(".", 1)[1]
     if key not in theirs:
         return "" if name in OURS_EVERYWHERE else f"ours alone: {ours[key]!r}"
     if key not in ours:
         return f"published alone: {theirs[key]!r}"
-    same = name in VALUE_IS_FREE or normal(key, theirs[key]) == normal(key, ours[key])
+    free = name in VALUE_IS_FREE or theirs[key] == LEFT_OUT
+    same = free or normal(key, _known(theirs[key], directives)) == normal(key, ours[key])
     return "" if same else f"ours {ours[key]!r}, published {theirs[key]!r}"
 
 
@@ -112,8 +121,10 @@ def normal(key: str, value: Value) -> str:
     text = "" if value is None or value is True else str(value).strip()
     if key == "time":
         return f"{slurm_seconds(text)} s"
-    if matched := re.fullmatch(r"(\d+)([KMGT])B?", text) if key.startswith("mem") else None:
-        return f"{int(matched[1]) * 1024 ** 'KMGT'.index(matched[2])} KiB"
+    if matched := re.fullmatch(r"(\d+)([KMGT]?)B?", text) if key.startswith("mem") else None:
+        return f"{int(matched[1]) * 1024 ** 'KMGT'.index(matched[2] or 'M')} KiB"
+    if key == "cpu-bind":  # v, is verbose; Slurm reads = as :, and masks as numbers
+        text = re.sub(r"\b(0x)?0*([0-9a-f]+)\b", r"\2", text.removeprefix("v,").replace("=", ":"))
     return text
 
 

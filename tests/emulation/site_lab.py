@@ -12,7 +12,7 @@ from pathlib import Path
 
 from emulated_site import Site
 from lab_cluster import OVER
-from published_script import slurm_seconds
+from published_script import LEFT_OUT, slurm_seconds
 
 from hpcllm.run_directory import Run
 
@@ -46,7 +46,7 @@ def hpcllm(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def request_words(site: Site, published: bool = False) -> list[str]:
     """The request as options of hpcllm; `published`: as many nodes and as long as the published script asks for."""
-    asked = site.published.directives if published else {}
+    asked = {key: value for key, value in site.published.directives.items() if published and value != LEFT_OUT}
     nodes = asked.get("nodes", site.request.nodes)
     time_ = f"{slurm_seconds(str(asked['time']))}s" if "time" in asked else site.request.time
     return [f"--nodes={nodes}", f"--time={time_}", *site.request.flags]
