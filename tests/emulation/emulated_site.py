@@ -135,8 +135,13 @@ def accounting(lab: SlurmLab) -> list[str]:
         *qos,
         *limits,
         *([] if default else _user(NOBODY, Account(), f"DefaultAccount={NOBODY} MaxSubmitJobs=0", lab)),
-        *(line for name in in_order for line in _user(name, accounts[name], "", lab)),
+        *(line for name in in_order for line in _user(name, accounts[name], _default(name, default), lab)),
     ]
+
+
+def _default(name: str, default: str | None) -> str:
+    """Said outright: sacctmgr keeps the account that root had before."""
+    return f"DefaultAccount={name}" if name == default else ""
 
 
 def _user(name: str, account: Account, more: str, lab: SlurmLab) -> list[str]:
