@@ -7,13 +7,22 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from hpcllm.cluster.known import Known
 from hpcllm.names import Directives, Word
 from hpcllm.units import Seconds, TimeLimit
 
 Positive = Annotated[int, Field(ge=1)]
+
+
+def _one_name(name: str) -> str:
+    if not re.fullmatch(r"[^\s,]+", name):
+        raise ValueError(f"found {name!r}; expected one name, without white space and commas")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_one_name)]
 
 
 class Qos(Known):
@@ -53,6 +62,10 @@ class Partition(Known):
     """Most nodes of one job."""
     min_nodes: Positive | None = None
     """Fewest nodes of one job."""
+    max_gpus: Positive | None = None
+    """Most GPUs of one job, over all of its nodes."""
+    min_gpus: Positive | None = None
+    """Fewest GPUs of one job, over all of its nodes."""
     max_jobs: Positive | None = None
     """Most jobs of one user that run at a time."""
     max_submitted: Positive | None = None
@@ -67,6 +80,8 @@ class Partition(Known):
     """Jobs here can be stopped for others, and are put back into the queue."""
     exclusive: bool | None = None
     """Whether jobs ask for whole nodes here, where it differs from scheduler.exclusive."""
+    gpu_required: bool = False
+    """Whether a job that asks for no GPU is refused here; stages without any use for one then ask for one."""
     qos: Word | None = None
     """QOS that is asked for when the job names none."""
     allow_qos: tuple[Word, ...] = ()
@@ -86,6 +101,10 @@ class Limits:
     max_time_s: float
     max_nodes: int | None
     min_nodes: int
+    max_gpus: int | None = None
+    """In all."""
+    min_gpus: int = 0
+    """In all."""
 
 
 class Scheduler(Known):
@@ -96,9 +115,9 @@ class Scheduler(Known):
     """Slurm's own ClusterName, by which this profile is found on its login nodes."""
     version: Annotated[str, Field(pattern=r"^\d+\.\d+")] | None = None
     """Slurm's version, such as 23.11; in quotes."""
-    partitions: dict[str, Partition] = {}
+    partitions: dict[Name, Partition] = {}
     """Its queues. Where a site has none to choose from, one entry with `named: false` describes what a job gets."""
-    qos: dict[str, Qos] = {}
+    qos: dict[Name, Qos] = {}
     """Its QOS, where the site documents any."""
     account_required: bool = False
     """Whether sbatch refuses a job without --account."""
@@ -122,14 +141,6 @@ class Scheduler(Known):
     directives: Directives = {}
     """Further sbatch options that this site wants in every script."""
 
-    @field_validator("partitions", "qos")
-    @classmethod
-    def _one_name_each(cls, value: dict[str, Partition]) -> dict[str, Partition]:
-        for name in value:
-            if not re.fullmatch(r"[^\s,]+", name):
-                raise ValueError(f"found {name!r}; expected one name, without white space and commas")
-        return value
-
     def limits(self, partition: str, qos: str | None, nodes: int) -> Limits:
         """What a job on that many nodes may ask for, under the QOS given, else the partition's own."""
         queue, rules = self.partitions[partition], self.qos.get(qos or self.partitions[partition].qos or "", Qos())
@@ -140,5 +151,9 @@ class Scheduler(Known):
         else:
             times, most = [time_s, rules.max_time_s or time_s], [rules.max_nodes, queue.max_nodes]
         return Limits(
-            min(times), min((n for n in most if n), default=None), max(rules.min_nodes or 1, queue.min_nodes or 1)
+            min(times),
+            min((n for n in most if n), default=None),
+            max(rules.min_nodes or 1, queue.min_nodes or 1),
+            min((n for n in (rules.max_gpus, queue.max_gpus) if n), default=None),
+            queue.min_gpus or 0,
         )

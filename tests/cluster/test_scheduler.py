@@ -42,3 +42,16 @@ def test_the_tighter_limit_holds_unless_the_qos_overrides_it(partition, qos, nod
     limits = Scheduler.model_validate(SITE).limits(partition, qos, nodes)
 
     assert (limits.max_time_s, limits.max_nodes, limits.min_nodes) == expected
+
+
+@pytest.mark.parametrize(("qos", "expected"), [(None, (4, 2)), ("few", (2, 2)), ("many", (4, 2))])
+def test_a_job_may_have_the_fewer_of_the_gpus_that_the_partition_and_the_qos_give(qos, expected):
+    site = {
+        "kind": "slurm",
+        "qos": {"few": {"max_gpus": 2}, "many": {"max_gpus": 32}},
+        "partitions": {"gpu": {"node_type": "gpu", "max_gpus": 4, "min_gpus": 2}},
+    }
+
+    limits = Scheduler.model_validate(site).limits("gpu", qos, 1)
+
+    assert (limits.max_gpus, limits.min_gpus) == expected
