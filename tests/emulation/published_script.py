@@ -30,6 +30,10 @@ LONG_NAME = {
 OURS_EVERYWHERE = {
     "directives.job-name": "shown by squeue",
     "directives.output": "the log stands in the run directory",
+    "directives.nodes": "how many is always said",
+    "directives.time": "how long is always said",
+    "directives.ntasks-per-node": "how many ranks is always said",
+    "directives.cpus-per-task": "how many CPUs a rank has is always said",
     "directives.signal": "a warning before the limit, to save",
     "directives.open-mode": "a job that starts again keeps its log",
     "directives.requeue": "whether a job may start again is said, not left to the site's default",
@@ -49,6 +53,7 @@ OURS_EVERYWHERE = {
     "launcher.ntasks": "the step's ranks, said again",
     "launcher.ntasks-per-node": "the step's ranks, said again",
     "launcher.cpus-per-task": "since Slurm 22.05 srun does not inherit it",
+    "launcher.cpu-bind": "each rank has cores of its own, beside its GPU",
     "launcher.kill-on-bad-exit": "one rank's failure ends all",
     "launcher.wait": "one rank's failure ends all",
     "launcher.label": "each line with its rank",

@@ -27,12 +27,13 @@ every_site = pytest.mark.parametrize("name", site_names())
 TRAIN = ["python", "trainer.py"]
 
 
-def test_every_emulated_site_has_a_profile_and_every_profile_of_a_site_is_emulated() -> None:
-    examples = {"ethernet-nfs-h100", "ib-lustre-a100", "slurm-lab"}
+def test_every_shipped_profile_of_a_site_is_emulated() -> None:
+    not_sites = {"ethernet-nfs-h100", "ib-lustre-a100", "slurm-lab", "local", "template"}
+    as_another = {"fir": "narval"}  # the same federation's rules; narval.yaml says in what its nodes differ
 
     profiles = {path.stem for path in shipped_profiles().glob("*.yaml")}
 
-    assert set(site_names()) == profiles - examples - {"template", "local"}
+    assert set(site_names()) == profiles - not_sites - as_another.keys()
 
 
 @every_site
@@ -61,7 +62,7 @@ def test_our_script_keeps_the_rules_of_the_site(name: str, tmp_path: Path) -> No
 def test_bash_and_shellcheck_find_nothing_in_our_script(name: str, tmp_path: Path) -> None:
     script = rendered(name, request_words(load_site(name)), TRAIN, tmp_path).script(STAGE)
 
-    for command in (["bash", "-n"], ["shellcheck"]):
+    for command in (["bash", "-n"], ["shellcheck", "--exclude=SC1091"]):  # files of the site, which are not here
         done = subprocess.run([*command, script], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 
