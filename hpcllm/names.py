@@ -19,24 +19,30 @@ def _word(text: str) -> str:
     return text
 
 
-def _directives(directives: dict[str, str]) -> dict[str, str]:
-    for name, text in directives.items():
-        if not re.fullmatch(r"[a-z][a-z-]*", name):
-            raise ValueError(f"found {name!r}; expected the long name of an sbatch option, without --")
-        if any(ord(character) < 32 for character in text):
-            raise ValueError(f"{name}: found {text!r}; a directive is one line")
-    return directives
+def _option(name: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z-]*", name):
+        raise ValueError(f"found {name!r}; expected the long name of an sbatch option, without --")
+    return name
 
 
-def _environment(variables: dict[str, str]) -> dict[str, str]:
-    for name, value in variables.items():
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise ValueError(f"found {name!r}; expected the name of an environment variable")
-        if "\0" in value:
-            raise ValueError(f"{name}: found a NUL character; an environment cannot hold one")
-    return variables
+def _one_line(text: str) -> str:
+    if any(ord(character) < 32 for character in text):
+        raise ValueError(f"found {text!r}; a directive is one line")
+    return text
+
+
+def _variable(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError(f"found {name!r}; expected the name of an environment variable")
+    return name
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("found a NUL character; an environment cannot hold one")
+    return text
 
 
 Word = Annotated[str, AfterValidator(_word)]
-Directives = Annotated[dict[str, str], AfterValidator(_directives)]
-Environment = Annotated[dict[str, str], AfterValidator(_environment)]
+Directives = dict[Annotated[str, AfterValidator(_option)], Annotated[str, AfterValidator(_one_line)]]
+Environment = dict[Annotated[str, AfterValidator(_variable)], Annotated[str, AfterValidator(_without_nul)]]

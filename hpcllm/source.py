@@ -275,6 +275,12 @@ def _sentence(error: ErrorDetails, path: FieldPath, model: type[BaseModel]) -> s
     return f"found {_shown(found)}; {_EXPECTED.get(kind) or error['msg'][0].lower() + error['msg'][1:]}"
 
 
+def not_among(found: str, allowed: Iterable[str]) -> str:
+    """A name that is none of those there are, with the one that was meant."""
+    near = difflib.get_close_matches(found, names := list(allowed), n=1)
+    return f"found {found!r}; allowed are {', '.join(names)}" + (f"; did you mean {near[0]}?" if near else "")
+
+
 def _hint(text: str) -> str:
     """What is to be written in place of text, where a number or a truth belongs."""
     other = taken_for(text)

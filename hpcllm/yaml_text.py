@@ -126,7 +126,7 @@ class _Reader:
         if self.count > MAX_VALUES:
             raise yaml.YAMLError(f"aliases expand to more than {MAX_VALUES:,} values; write them out")
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
-        collection = {yaml.MappingNode: "map", yaml.SequenceNode: "seq"}.get(type(node))  # type: ignore[call-overload]
+        collection = {yaml.MappingNode: "map", yaml.SequenceNode: "seq"}.get(type(node))  # type: ignore[arg-type]
         if kind != collection and (collection or kind not in _SCALARS):
             self.problem(node, path, f"found the tag {node.tag!r}; expected text, a number, a list or a map")
         if isinstance(node, yaml.MappingNode):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from hpcllm.cluster.fabric import Fabric
 from hpcllm.cluster.known import Known
 from hpcllm.cluster.price import Price
 from hpcllm.names import Word
+from hpcllm.source import FieldPath
 from hpcllm.units import Bytes, BytesPerSecond, FlopsPerSecond, Seconds
 
 Positive = Annotated[int, Field(ge=1)]
@@ -38,6 +40,8 @@ class Gpus(Known):
     """Of one."""
     gres_type: Word | None = None
     """TYPE in --gres=gpu:TYPE:N and --gpus-per-node=TYPE:N, where the site wants one."""
+    flops_per_s: Annotated[FlopsPerSecond | None, Field(alias="flops")] = None
+    """Speed of a large 16-bit matmul on one, measured; left out, cluster/accelerators.py says what is known."""
     link_bytes_per_s: BytesPerSecond | None = None
     """Between two GPUs of the node, one way (NVLink, xGMI)."""
     cpus: tuple[str, ...] = ()
@@ -48,17 +52,25 @@ class Gpus(Known):
     nics: tuple[str, ...] = ()
     """The network adapter next to each GPU, in the GPUs' order: mlx5_0, hsn0."""
 
-    @model_validator(mode="after")
-    def _one_for_each(self) -> Gpus:
+    @field_validator("cpus")
+    @classmethod
+    def _ranges(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for ranges in value:
+            core_numbers(ranges)
+        return value
+
+    def contradictions(self) -> Iterator[tuple[FieldPath, str]]:
+        """Lists that are not one for each GPU, and CPUs next to two."""
         for name in ("cpus", "numa", "nics"):
             found = getattr(self, name)
             if found and len(found) != self.count:
-                raise ValueError(f"{name}: found {len(found)} for {self.count} GPUs; expected one for each")
-        numbers = [number for ranges in self.cpus for number in core_numbers(ranges)]
-        if len(numbers) != len(set(numbers)):
-            twice = sorted({number for number in numbers if numbers.count(number) > 1})
-            raise ValueError(f"cpus: CPU {twice[0]} stands next to two GPUs; share them out, each to one")
-        return self
+                yield (name,), f"found {len(found)} for {self.count} GPUs; expected one for each"
+        owner: dict[int, int] = {}
+        for gpu, ranges in enumerate(self.cpus):
+            twice = [number for number in core_numbers(ranges) if owner.setdefault(number, gpu) != gpu]
+            if twice:
+                what = f"CPU {twice[0]} stands next to GPU {owner[twice[0]]} too; share the CPUs out, each to one GPU"
+                yield ("cpus", gpu), what
 
 
 class LocalScratch(Known):

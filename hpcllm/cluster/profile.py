@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from hpcllm import source
 from hpcllm.cluster.fabric import Fabric
@@ -97,24 +98,18 @@ class Profile(Known):
             raise ValueError("expected at least one")
         return value
 
-    @model_validator(mode="after")
-    def _names_resolve(self) -> Profile:
-        for name, partition in self.scheduler.partitions.items():
-            if partition.node_type not in self.nodes:
-                raise ValueError(
-                    f"scheduler.partitions.{name}.node_type: found {partition.node_type!r}; "
-                    f"allowed are {', '.join(self.nodes)}"
-                )
-            used = [qos for qos in (partition.qos, *partition.allow_qos) if qos]
-            unknown = [qos for qos in used if self.scheduler.qos and qos not in self.scheduler.qos]
-            if unknown:
-                raise ValueError(
-                    f"scheduler.partitions.{name}: found QOS {unknown[0]!r}; scheduler.qos has "
-                    f"{', '.join(self.scheduler.qos)}"
-                )
+    def contradictions(self) -> Iterator[tuple[source.FieldPath, str]]:
+        """Partitions that name no node type, or a QOS that is not there."""
         if self.scheduler.kind == "slurm" and not self.scheduler.partitions:
-            raise ValueError("scheduler.partitions: a Slurm cluster has at least one")
-        return self
+            yield ("scheduler", "partitions"), "a Slurm cluster has at least one"
+        for name, partition in self.scheduler.partitions.items():
+            here = ("scheduler", "partitions", name)
+            if partition.node_type not in self.nodes:
+                yield (*here, "node_type"), source.not_among(partition.node_type, self.nodes)
+            used = [("qos", partition.qos), *(("allow_qos", qos) for qos in partition.allow_qos)]
+            for key, qos in used if self.scheduler.qos else []:
+                if qos and qos not in self.scheduler.qos:
+                    yield (*here, key), source.not_among(qos, self.scheduler.qos)
 
     def partition(self, name: str | None) -> tuple[str | None, Partition | None]:
         """The partition of that name, or the default one. Raises KeyError for an unknown name; local has none."""
@@ -137,6 +132,13 @@ class Profile(Known):
         name = self.node_type_name(partition)
         own = self.nodes[name].fabric
         return (own, f"nodes.{name}.fabric") if own else (self.fabric, "fabric")
+
+    def exclusive_in(self, partition: str | None) -> tuple[bool, str]:
+        """Whether jobs in a partition ask for whole nodes, and the key that says so."""
+        name, found = self.partition(partition)
+        if found is None or found.exclusive is None:
+            return self.scheduler.exclusive, "scheduler.exclusive"
+        return found.exclusive, f"scheduler.partitions.{name}.exclusive"
 
     def scratch(self) -> Filesystem:
         """The filesystem that runs are written to."""
