@@ -79,13 +79,14 @@ def _job_or_command(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
+    from hpcllm.cluster.user import load_user
     from hpcllm.job.spec import load_job
     from hpcllm.plan.search import search
     from hpcllm.report.plan_table import plan_text
 
     profile, _ = profile_of(arguments)
     job = _with_resources(load_job(arguments.job), arguments)
-    plan = search(profile, job)
+    plan = search(profile, job, user=load_user())
     if arguments.json:
         print_json(plan.to_json())
     else:
@@ -152,6 +153,7 @@ def _again(arguments: argparse.Namespace) -> Run | None:
 
 def _rendered(arguments: argparse.Namespace, found: tuple[Profile, Path | None], oversubscribe: bool = False) -> Run:
     """The run directory of the job file, or of the command, that the arguments name."""
+    from hpcllm.cluster.user import load_user
     from hpcllm.errors import DoesNotFit
     from hpcllm.job.spec import Job, absolute
     from hpcllm.launch.render import render
@@ -162,7 +164,7 @@ def _rendered(arguments: argparse.Namespace, found: tuple[Profile, Path | None],
     plan: Plan | None = None
     if isinstance(job, Job):
         job = absolute(job, arguments.job.absolute().parent)
-        plan = search(profile, job, oversubscribe)
+        plan = search(profile, job, oversubscribe, load_user())
         if not plan.fits:
             raise DoesNotFit(f"{arguments.job}: does not fit {profile.name}: " + "; ".join(plan.limits))
     folder = re.sub(r"[^\w.-]+", "-", job.name)

@@ -41,6 +41,9 @@ class User(Facts):
         return (own, f"user.clusters.{cluster}.{name}") if own else (getattr(self, name), f"user.{name}")
 
 
+NOBODY = User()
+
+
 def user_file() -> Path:
     """Where the file is looked for: below `$XDG_CONFIG_HOME`, else `~/.config`."""
     base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"

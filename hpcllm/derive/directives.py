@@ -9,10 +9,11 @@ from hpcllm.cluster.known import needed
 from hpcllm.cluster.nodes import NodeType
 from hpcllm.cluster.profile import Profile
 from hpcllm.cluster.user import User
-from hpcllm.derive.binding import is_oversubscribed
+from hpcllm.derive.binding import has_whole_node, is_oversubscribed
 from hpcllm.derive.setting import Layout, Setting
 from hpcllm.errors import UserError
 from hpcllm.job.spec import AnyJob, CommandJob
+from hpcllm.plan.queue import qos_names
 from hpcllm.units import format_bytes, format_seconds
 
 MIB = 2**20
@@ -21,14 +22,17 @@ LONGEST_LEAD_S = 65535  # of sbatch --signal
 EXCLUSIVE = (
     frozenset({"mem", "mem-per-cpu", "mem-per-gpu"}),
     frozenset({"gres", "gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket"}),
+    frozenset({"cpus-per-task", "cpus-per-gpu"}),
+    frozenset({"exclusive", "oversubscribe"}),
     frozenset({"requeue", "no-requeue"}),
 )
 
 
 def directives(profile: Profile, job: AnyJob, layout: Layout, user: User) -> tuple[Setting, ...]:
-    """Who and where, how much, how long, what happens at the end; then the site's own, then the job's own, which win.
+    """Who and where, how much, how long, what happens at the end; then the site's own, its partition's, the job's own.
 
-    Empty where there is no Slurm. Raises UserError when the site wants an account and nobody gave one.
+    The later ones win. Empty where there is no Slurm. Raises UserError when the site wants an account or a QOS and
+    nobody gave one, and when it wants to be told how much memory and nobody knows how much there is.
     """
     if profile.scheduler.kind == "local":
         return ()
@@ -39,15 +43,16 @@ def directives(profile: Profile, job: AnyJob, layout: Layout, user: User) -> tup
         *_how_long(layout),
         *_at_the_end(profile, job, user),
     ]
-    site = [
-        Setting(name, value, f"scheduler.directives.{name}", "the site wants it in every script")
-        for name, value in profile.scheduler.directives.items()
-    ]
-    own = [
-        Setting(name, value, f"job.slurm.directives.{name}", "the job's own")
-        for name, value in job.slurm.directives.items()
-    ]
-    return _overridden(_overridden(derived, site), own)
+    name, queue = profile.partition(layout.partition)
+    found = tuple(derived)
+    for values, key, reason in (
+        (profile.scheduler.directives, "scheduler.directives", "the site wants it in every script"),
+        (queue.directives if queue else {}, f"scheduler.partitions.{name}.directives", "this partition wants it"),
+        (job.slurm.directives, "job.slurm.directives", "the job's own"),
+    ):
+        given = [Setting(option, value, f"{key}.{option}", reason) for option, value in values.items()]
+        found = _overridden(found, given)
+    return found
 
 
 def slurm_time(seconds: float) -> str:
@@ -64,40 +69,62 @@ def _who_and_where(profile: Profile, job: AnyJob, layout: Layout, user: User) ->
     name = job.name if isinstance(job, CommandJob) else f"{job.name}-{layout.stage}"
     return [
         Setting("job-name", re.sub(r"[^\w.+-]+", "-", name), "job.name", "shown by squeue"),
-        *_account(profile, job, user),
+        *_account(profile, job, layout, user),
         *_partition(profile, job, layout),
+        *_constraint(profile, layout),
         *_qos(profile, job, layout, user),
     ]
 
 
-def _account(profile: Profile, job: AnyJob, user: User) -> list[Setting]:
+def _account(profile: Profile, job: AnyJob, layout: Layout, user: User) -> list[Setting]:
     found = _of_job_or_user("account", profile, job, user)
-    if found is None and profile.scheduler.account_required:
-        raise UserError(
-            f"account: none was given, and {profile.name} refuses a job without one; give --account NAME, "
-            "slurm.account in the job, or account in ~/.config/hpcllm/user.yaml"
-        )
-    return [Setting("account", *found, "who pays")] if found else []
+    if found is None:
+        _refuse_if(profile.scheduler.account_required, profile, job, "account", "NAME")
+        return []
+    (account, key), (name, queue) = found, profile.partition(layout.partition)
+    suffix = queue.account_suffix if queue else ""
+    if not suffix or account.endswith(suffix):
+        return [Setting("account", account, key, "who pays")]
+    reason = f"who pays; scheduler.partitions.{name}.account_suffix: it ends in {suffix} here"
+    return [Setting("account", account + suffix, key, reason)]
 
 
 def _partition(profile: Profile, job: AnyJob, layout: Layout) -> list[Setting]:
-    if layout.partition is None:
+    name, queue = layout.partition, profile.partition(layout.partition)[1]
+    if name is None or queue is None or not queue.named:
         return []
     if job.slurm.partition:
-        return [Setting("partition", layout.partition, "job.slurm.partition", "as asked")]
-    limit = format_seconds(profile.scheduler.partitions[layout.partition].max_time_s)
-    reason = f"the job fits here; at most {limit}"
-    return [Setting("partition", layout.partition, f"scheduler.partitions.{layout.partition}", reason)]
+        return [Setting("partition", name, "job.slurm.partition", "as asked")]
+    limit = f"; at most {format_seconds(queue.max_time_s)}" if math.isfinite(queue.max_time_s) else ""
+    return [Setting("partition", name, f"scheduler.partitions.{name}", f"the job fits here{limit}")]
+
+
+def _constraint(profile: Profile, layout: Layout) -> list[Setting]:
+    name, queue = profile.partition(layout.partition)
+    if queue is None or queue.constraint is None:
+        return []
+    key = f"scheduler.partitions.{name}.constraint"
+    return [Setting("constraint", queue.constraint, key, "what its nodes are chosen by")]
 
 
 def _qos(profile: Profile, job: AnyJob, layout: Layout, user: User) -> list[Setting]:
-    found = _of_job_or_user("qos", profile, job, user)
+    found, (name, queue) = _of_job_or_user("qos", profile, job, user), profile.partition(layout.partition)
     if found:
         return [Setting("qos", *found, "limits and priority")]
-    partition = profile.scheduler.partitions[layout.partition] if layout.partition else None
-    if partition is None or partition.qos is None:
-        return []
-    return [Setting("qos", partition.qos, f"scheduler.partitions.{layout.partition}.qos", "this partition wants it")]
+    if queue and queue.qos:
+        return [Setting("qos", queue.qos, f"scheduler.partitions.{name}.qos", "this partition wants it")]
+    known = ", ".join(qos_names(profile, name)) or "none that its profile knows"
+    _refuse_if(profile.scheduler.qos_required, profile, job, "qos", f"NAME (there is {known})")
+    return []
+
+
+def _refuse_if(required: bool, profile: Profile, job: AnyJob, fact: str, value: str) -> None:
+    """Raises UserError where sbatch would refuse the job, and it does not say the fact among its own directives."""
+    if required and fact not in job.slurm.directives:
+        raise UserError(
+            f"{fact}: none was given, and {profile.name} refuses a job without one; give --{fact} {value}, "
+            f"slurm.{fact} in the job, or {fact} in ~/.config/hpcllm/user.yaml"
+        )
 
 
 def _of_job_or_user(name: str, profile: Profile, job: AnyJob, user: User) -> tuple[str, str] | None:
@@ -114,16 +141,24 @@ def _of_job_or_user(name: str, profile: Profile, job: AnyJob, user: User) -> tup
 
 def _how_much(profile: Profile, job: AnyJob, layout: Layout, node: NodeType) -> list[Setting]:
     node_key = f"nodes.{profile.node_type_name(layout.partition)}"
-    cpus = layout.cores_per_rank * node.threads_per_core
-    threads = f" of {node.threads_per_core} threads" if node.threads_per_core > 1 else ""
     return [
         Setting("nodes", str(layout.nodes), "job.resources.nodes", _in_all(layout.world_size)),
         _ranks(job, layout, node, node_key),
-        Setting("cpus-per-task", str(cpus), f"{node_key}.cores", f"{layout.cores_per_rank} cores{threads} a rank"),
+        _cpus(profile, layout, node, node_key),
         *_gpus(profile, layout, node, node_key),
         *_memory(profile, layout, node, node_key),
-        *_whole_nodes(profile),
+        *_whole_nodes(profile, layout),
     ]
+
+
+def _cpus(profile: Profile, layout: Layout, node: NodeType, node_key: str) -> Setting:
+    cpus = str(layout.cores_per_rank * node.threads_per_core)
+    threads = f" of {node.threads_per_core} threads" if node.threads_per_core > 1 else ""
+    exclusive, _ = profile.exclusive_in(layout.partition)
+    if has_whole_node(node, layout.ranks_per_node, layout.gpus_per_node, exclusive):
+        reason = f"{layout.cores_per_rank} cores{threads} next to each GPU"
+        return Setting("cpus-per-task", cpus, f"{node_key}.gpus.cpus", reason)
+    return Setting("cpus-per-task", cpus, f"{node_key}.cores", f"{layout.cores_per_rank} cores{threads} a rank")
 
 
 def _in_all(ranks: int) -> str:
@@ -146,38 +181,47 @@ def _ranks(job: AnyJob, layout: Layout, node: NodeType, node_key: str) -> Settin
 
 def _gpus(profile: Profile, layout: Layout, node: NodeType, node_key: str) -> list[Setting]:
     """In the site's dialect. All GPUs of a node stay visible to all its ranks, whatever the dialect."""
-    scheduler, count = profile.scheduler, layout.gpus_per_node
-    if count == 0 or scheduler.gpu_request == "none":
+    count, dialect = layout.gpus_per_node, profile.scheduler.gpu_request
+    if count == 0 or dialect == "none":
         return []
-    key = f"{node_key}.gpus.count"
-    gres_type = node.gpus.gres_type if node.gpus else None
-    kind = f"{gres_type}:" if gres_type else ""
-    return {
-        "gres": [Setting("gres", f"gpu:{kind}{count}", key, "GPUs of each node")],
-        "gpus-per-node": [Setting("gpus-per-node", f"{kind}{count}", key, "GPUs of each node")],
-        "gpus-per-task": [Setting("gpus-per-task", str(max(1, count // layout.ranks_per_node)), key, "GPUs of a rank")],
-    }[scheduler.gpu_request]
+    kind = f"{node.gpus.gres_type}:" if node.gpus and node.gpus.gres_type else ""
+    value, reason = {
+        "gres": (f"gpu:{kind}{count}", "GPUs of each node"),
+        "gpus-per-node": (f"{kind}{count}", "GPUs of each node"),
+        "gpus-per-task": (f"{kind}{max(1, count // layout.ranks_per_node)}", "GPUs of a rank"),
+        "gpus": (f"{kind}{count * layout.nodes}", f"GPUs in all, {count} a node"),
+    }[dialect]
+    return [Setting(dialect, value, f"{node_key}.gpus.count", reason)]
 
 
 def _memory(profile: Profile, layout: Layout, node: NodeType, node_key: str) -> list[Setting]:
-    """The share of a node's memory that goes with its cores, rounded down to MiB, which Slurm writes as M."""
-    key = f"{node_key}.memory"
-    if profile.scheduler.memory_request == "cpu":
-        mebibytes = needed(node.memory_bytes, key, "--mem-per-cpu") // (node.cores * node.threads_per_core * MIB)
-        return [Setting("mem-per-cpu", f"{mebibytes}M", key, "an equal share of a node's memory")]
-    if profile.scheduler.memory_request == "none":
+    """In the site's dialect, in MiB, which Slurm writes as M. A job without GPUs cannot ask for memory by GPU."""
+    key, dialect, gpus = f"{node_key}.memory", profile.scheduler.memory_request, layout.gpus_per_node
+    if dialect == "none":
         return []
-    cores = min(node.cores, layout.ranks_per_node * layout.cores_per_rank)
-    share = 1.0 if profile.scheduler.exclusive else cores / node.cores
-    mebibytes = int(needed(node.memory_bytes, key, "--mem") * share) // MIB
-    whose = "all of a node" if share == 1 else f"share of {cores} of {node.cores} cores"
-    return [Setting("mem", f"{mebibytes}M", key, f"{whose}: {format_bytes(mebibytes * MIB)}")]
+    if dialect == "all":
+        return [Setting("mem", "0", "scheduler.memory_request", "all of a node")]
+    if dialect == "cpu":
+        each = needed(node.memory_bytes, key, "--mem-per-cpu") // (node.cores * node.threads_per_core * MIB)
+        return [Setting("mem-per-cpu", f"{each}M", key, "an equal share of a node's memory")]
+    if dialect == "gpu" and node.gpus and gpus:
+        each = needed(node.memory_bytes, key, "--mem-per-gpu") // (node.gpus.count * MIB)
+        return [Setting("mem-per-gpu", f"{each}M", key, f"a share of {node.gpus.count} of a node's memory")]
+    return [_memory_of_node(profile, layout, node, key)]
 
 
-def _whole_nodes(profile: Profile) -> list[Setting]:
-    if not profile.scheduler.exclusive:
-        return []
-    return [Setting("exclusive", "", "scheduler.exclusive", "whole nodes, shared with nobody")]
+def _memory_of_node(profile: Profile, layout: Layout, node: NodeType, key: str) -> Setting:
+    """All where the job has whole nodes, else the share that goes with its cores."""
+    exclusive, _ = profile.exclusive_in(layout.partition)
+    cores = node.cores if exclusive else min(node.cores, layout.ranks_per_node * layout.cores_per_rank)
+    mebibytes = needed(node.memory_bytes, key, "--mem") * cores // (node.cores * MIB)
+    whose = "all of a node" if cores == node.cores else f"share of {cores} of {node.cores} cores"
+    return Setting("mem", f"{mebibytes}M", key, f"{whose}: {format_bytes(mebibytes * MIB)}")
+
+
+def _whole_nodes(profile: Profile, layout: Layout) -> list[Setting]:
+    exclusive, key = profile.exclusive_in(layout.partition)
+    return [Setting("exclusive", "", key, "whole nodes, shared with nobody")] if exclusive else []
 
 
 # ---- how long, and the end -------------------------------------------------------------------------------------------
@@ -218,13 +262,13 @@ def _mail(profile: Profile, job: AnyJob, user: User) -> list[Setting]:
 # ---- precedence ------------------------------------------------------------------------------------------------------
 
 
-def _overridden(settings: list[Setting] | tuple[Setting, ...], later: list[Setting]) -> tuple[Setting, ...]:
+def _overridden(settings: tuple[Setting, ...], later: list[Setting]) -> tuple[Setting, ...]:
     """The settings with the later ones behind them; what says the same thing is gone, and the reason says so."""
     kept = [s for s in settings if not any(_same(s.name, winner.name) for winner in later)]
     return (*kept, *(_marked(winner, settings) for winner in later))
 
 
-def _marked(winner: Setting, settings: list[Setting] | tuple[Setting, ...]) -> Setting:
+def _marked(winner: Setting, settings: tuple[Setting, ...]) -> Setting:
     gone = [f"--{s.name}" + (f"={s.value}" if s.value else "") for s in settings if _same(s.name, winner.name)]
     replaces = f"; replaces {', '.join(gone)}" if gone else ""
     return Setting(winner.name, winner.value, winner.key, winner.reason + replaces)

@@ -43,10 +43,10 @@ def _threads(profile: Profile, layout: Layout, node: NodeType) -> list[Setting]:
 
 
 def _files(profile: Profile, layout: Layout, node: NodeType) -> list[Setting]:
-    settings = []
-    if node.local_scratch and "$" not in node.local_scratch.path:  # a path with a variable is one that the site sets
+    settings, scratch = [], node.local_scratch
+    if scratch and scratch.kind == "disk" and "$" not in scratch.path:  # a path with a variable: the site sets it
         key = f"nodes.{profile.node_type_name(layout.partition)}.local_scratch.path"
-        settings.append(Setting("TMPDIR", node.local_scratch.path, key, "the node's own disk"))
+        settings.append(Setting("TMPDIR", scratch.path, key, "the node's own disk"))
     if not profile.scratch().locking:
         key = f"filesystems.{profile.scratch_name()}.locking"
         settings.append(Setting("HDF5_USE_FILE_LOCKING", "FALSE", key, "file locks do not work there"))

@@ -33,7 +33,7 @@ def _srun(profile: Profile, node: NodeType, layout: Layout) -> tuple[str, ...]:
         f"--ntasks-per-node={layout.ranks_per_node}",
         f"--cpus-per-task={layout.cores_per_rank * node.threads_per_core}",
         *(("--overcommit",) if is_oversubscribed(node, layout) else ()),
-        f"--cpu-bind={cpu_bind(node, layout)}",
+        f"--cpu-bind={cpu_bind(profile, layout)}",
         # A rank that sees one GPU only cannot reach its neighbours' memory: all stay visible, local rank chooses.
         *(("--gpu-bind=none",) if one_gpu_each else ()),
         "--kill-on-bad-exit=1",

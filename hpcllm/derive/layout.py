@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
-import math
 from typing import Literal, Protocol
 
 from hpcllm.cluster.nodes import NodeType
 from hpcllm.cluster.profile import Profile
 from hpcllm.cluster.scheduler import Limits
+from hpcllm.cluster.user import NOBODY, User
+from hpcllm.derive.binding import cores_next_to_a_gpu, has_whole_node
 from hpcllm.derive.setting import Layout
 from hpcllm.errors import DoesNotFit, UserError
 from hpcllm.job.spec import AnyJob
 from hpcllm.plan.plan import Plan
+from hpcllm.plan.queue import in_order, limits_of, other_qos, partition_of, qos_names, queue_name, takes_qos, under_qos
 from hpcllm.units import format_seconds
 
 SHORTEST_WARNING_S = 30.0
 UNKNOWN_WARNING_S = 120.0  # where nobody can say how long saving takes
 LARGEST_SHARE_OF_TIME = 0.25  # of a short job's time that the warning may take, unless saving needs more
-NO_LIMITS = Limits(math.inf, None, 1)
 
 
 class AnyStage(Protocol):
@@ -34,7 +34,13 @@ class AnyStage(Protocol):
 
 
 def layout(
-    profile: Profile, job: AnyJob, plan: Plan | None, stage: AnyStage, *, oversubscribe: bool = False
+    profile: Profile,
+    job: AnyJob,
+    plan: Plan | None,
+    stage: AnyStage,
+    user: User = NOBODY,
+    *,
+    oversubscribe: bool = False,
 ) -> Layout:
     """The layout of one stage. `plan` is None for somebody's own command, whose resources are as the job says.
 
@@ -43,17 +49,17 @@ def layout(
     """
     if plan is not None and not plan.fits:
         raise DoesNotFit("; ".join(plan.limits))
-    partition = choose_partition(profile, job, plan)
-    node = profile.node_type(partition)
+    partition = choose_partition(profile, under_qos(profile, job, user), plan)
+    node, (exclusive, _) = profile.node_type(partition), profile.exclusive_in(partition)
     one = stage.ranks == "one"
-    gpus = 0 if one else gpus_per_node(node, job)
+    gpus = _gpus_of_one(profile, partition) if one else gpus_per_node(node, job)
     ranks = 1 if one else _ranks_per_node(node, job, plan, gpus)
     _check_ranks(profile, node, ranks, oversubscribe)
     return Layout(
         partition=partition,
         nodes=1 if one else plan.nodes if plan else job.resources.nodes,
         ranks_per_node=ranks,
-        cores_per_rank=_cores_per_rank(profile, node, ranks, gpus),
+        cores_per_rank=_cores_per_rank(node, ranks, gpus, exclusive),
         gpus_per_node=gpus,
         time_s=job.resources.time_s,
         warning_s=warning_s(job.resources.time_s, plan),
@@ -69,32 +75,34 @@ def choose_partition(profile: Profile, job: AnyJob, plan: Plan | None) -> str | 
 
     None where there is no scheduler. Raises UserError for an unknown one, DoesNotFit when none can.
     """
-    partitions = profile.scheduler.partitions
-    if not partitions:
+    if not profile.scheduler.partitions:
         _raise_if_any(_limits(profile, job, None), "")
         return None
-    named = job.slurm.partition or (plan.partition if plan else None)
-    if named is not None and named not in partitions:
-        raise UserError(_unknown_partition(profile, named))
-    in_order = sorted(partitions, key=lambda name: not partitions[name].default)
-    able = [name for name in in_order if not _limits(profile, job, name)]
-    chosen = named or (able or in_order)[0]
-    hint = f"; {', '.join(able)} can run it: --partition {able[0]}" if able else ""
+    able = [name for name in in_order(profile) if not _limits(profile, job, name)]
+    named = partition_of(profile, job) if job.slurm.partition else plan.partition if plan else None
+    chosen = named or (able[0] if able else partition_of(profile, job))
+    hint = f"; {', '.join(able)} can run it: --partition {able[0]}" if able else other_qos(profile, job, chosen)
     _raise_if_any(_limits(profile, job, chosen), hint)
     return chosen
 
 
 def _limits(profile: Profile, job: AnyJob, name: str | None) -> list[str]:
     """What stands in the way of a job in a partition, each with the nearest that fits."""
-    asked = job.resources
-    limits = profile.scheduler.limits(name, job.slurm.qos, asked.nodes) if name else NO_LIMITS
-    node = profile.node_type(name)
-    where = f"partition {name}" if name else profile.name
+    asked, node, limits = job.resources, profile.node_type(name), limits_of(profile, job, name)
+    where = queue_name(profile, job, name)
     return [
+        *_qos_limit(profile, job, name),
         *_node_limit(asked.nodes, node, limits, where),
         *_time_limit(asked.time_s, limits, where),
-        *_gpu_limit(job.resources.gpus_per_node, node, where),
+        *_gpu_limit(asked.gpus_per_node, node, where),
+        *_all_gpus_limit(asked.nodes * gpus_per_node(node, job), limits, where),
     ]
+
+
+def _qos_limit(profile: Profile, job: AnyJob, name: str | None) -> list[str]:
+    if name is None or takes_qos(profile, name, job.slurm.qos):
+        return []
+    return [f"slurm.qos: found {job.slurm.qos}; partition {name} takes {', '.join(qos_names(profile, name))}"]
 
 
 def _node_limit(asked: int, node: NodeType, limits: Limits, where: str) -> list[str]:
@@ -124,16 +132,17 @@ def _gpu_limit(asked: int | None, node: NodeType, where: str) -> list[str]:
     return [f"resources.gpus_per_node: found {asked}; a node of {where} has {there}; ask for {there}"]
 
 
+def _all_gpus_limit(asked: int, limits: Limits, where: str) -> list[str]:
+    if asked < limits.min_gpus:
+        return [f"resources.nodes: found {asked} GPUs in all; {where} gives at least {limits.min_gpus} to one job"]
+    if limits.max_gpus is None or asked <= limits.max_gpus:
+        return []
+    return [f"resources.nodes: found {asked} GPUs in all; {where} gives at most {limits.max_gpus}"]
+
+
 def _raise_if_any(limits: list[str], hint: str) -> None:
     if limits:
         raise DoesNotFit("; ".join(limits) + hint)
-
-
-def _unknown_partition(profile: Profile, named: str) -> str:
-    names = list(profile.scheduler.partitions)
-    near = difflib.get_close_matches(named, names, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"slurm.partition: found {named!r}; {profile.name} has {', '.join(names)}{hint}"
 
 
 # ---- ranks and cores -------------------------------------------------------------------------------------------------
@@ -143,6 +152,12 @@ def gpus_per_node(node: NodeType, job: AnyJob) -> int:
     """GPUs that the job takes of each node: as asked, else all."""
     asked = job.resources.gpus_per_node
     return asked if asked is not None else node.gpus.count if node.gpus else 0
+
+
+def _gpus_of_one(profile: Profile, partition: str | None) -> int:
+    """GPUs of a stage of one rank, which has no use for any: as few as the partition gives to a job."""
+    _, queue = profile.partition(partition)
+    return (queue.min_gpus or int(queue.gpu_required)) if queue else 0
 
 
 def _ranks_per_node(node: NodeType, job: AnyJob, plan: Plan | None, gpus: int) -> int:
@@ -160,9 +175,14 @@ def _check_ranks(profile: Profile, node: NodeType, ranks: int, oversubscribe: bo
         )
 
 
-def _cores_per_rank(profile: Profile, node: NodeType, ranks: int, gpus: int) -> int:
-    """An equal share of the node; on a shared node with GPUs, of the cores that go with the job's GPUs (or one)."""
-    if node.gpus and not profile.scheduler.exclusive:
+def _cores_per_rank(node: NodeType, ranks: int, gpus: int, exclusive: bool) -> int:
+    """The cores next to its GPU; else an equal share of the node, or of what goes with the job's GPUs on a shared one.
+
+    On a shared node with GPUs even a job without any takes no more cores than go with one GPU.
+    """
+    if has_whole_node(node, ranks, gpus, exclusive):
+        return cores_next_to_a_gpu(node) or 1
+    if node.gpus and not exclusive:
         return max(1, node.cores * max(gpus, 1) // (node.gpus.count * ranks))
     return max(1, node.cores // ranks)
 

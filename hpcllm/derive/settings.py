@@ -7,7 +7,7 @@ import sys
 
 from hpcllm.cluster.profile import Profile
 from hpcllm.cluster.software import Software
-from hpcllm.cluster.user import User
+from hpcllm.cluster.user import NOBODY, User
 from hpcllm.derive.directives import directives
 from hpcllm.derive.environment import environment
 from hpcllm.derive.launcher import launcher
@@ -15,7 +15,6 @@ from hpcllm.derive.setting import Layout, Settings
 from hpcllm.derive.striping import striping
 from hpcllm.job.spec import AnyJob
 
-NOBODY = User()
 THIS_PYTHON = "this"
 
 

@@ -9,11 +9,12 @@ from typing import Literal
 
 from hpcllm.cluster.profile import Profile
 from hpcllm.cluster.user import User
-from hpcllm.derive.layout import NO_LIMITS, layout
+from hpcllm.derive.layout import layout
 from hpcllm.derive.setting import Setting, Settings
 from hpcllm.derive.settings import settings
 from hpcllm.job.spec import AnyJob, CommandJob, Job, Resources
 from hpcllm.plan.plan import Plan
+from hpcllm.plan.queue import NO_LIMITS
 
 EXAMPLE_NODES = 2
 EXAMPLE_TIME_S = 3600.0

@@ -58,7 +58,7 @@ def render(
     user = load_user() if user is None else user
     scripts = []
     for stage in stages(job):
-        derived = settings(profile, job, layout(profile, job, plan, stage, oversubscribe=oversubscribe), user)
+        derived = settings(profile, job, layout(profile, job, plan, stage, user, oversubscribe=oversubscribe), user)
         scripts.append(Script(run, stage, job, profile, derived, str(start)))
     _write(run, {**given, **_scripts(run, scripts)})
     return run

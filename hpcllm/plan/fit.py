@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from hpcllm.cluster.profile import Profile
 from hpcllm.job.spec import Job
 from hpcllm.plan import memory
+from hpcllm.plan.queue import limits_of, other_qos, qos_names, queue_name, takes_qos
 from hpcllm.plan.ranks import Ranks, place
 from hpcllm.units import format_bytes, format_seconds
 
@@ -37,7 +38,10 @@ def misfits(profile: Profile, job: Job, oversubscribe: bool = False) -> list[Mis
     found = [
         _too_many_gpus(job, ranks),
         None if oversubscribe and not ranks.on_gpus else _too_many_ranks(job, ranks),
+        _qos_is_not_taken(profile, job, ranks),
+        _too_few_nodes(profile, job, ranks),
         _too_many_nodes(profile, job, ranks),
+        _too_many_gpus_in_all(profile, job, ranks),
         _too_long(profile, job, ranks),
         _batch_does_not_divide(job, ranks),
         _memory_is_short(profile, job, ranks),
@@ -92,6 +96,22 @@ def _too_many_ranks(job: Job, ranks: Ranks) -> Misfit | None:
     return Misfit(reason, {"resources.ranks_per_node": most})
 
 
+def _qos_is_not_taken(profile: Profile, job: Job, ranks: Ranks) -> Misfit | None:
+    if ranks.partition is None or takes_qos(profile, ranks.partition, job.slurm.qos):
+        return None
+    allowed = qos_names(profile, ranks.partition)
+    reason = f"slurm.qos: {job.slurm.qos} asked, partition {ranks.partition} takes {', '.join(allowed)}"
+    return Misfit(reason, {"slurm.qos": allowed[0]})
+
+
+def _too_few_nodes(profile: Profile, job: Job, ranks: Ranks) -> Misfit | None:
+    least = ranks.limits.min_nodes if ranks.limits else 1
+    if ranks.nodes >= least:
+        return None
+    where, hint = queue_name(profile, job, ranks.partition), other_qos(profile, job, ranks.partition)
+    return Misfit(f"resources.nodes: {ranks.nodes} asked, {where} begins at {least}{hint}", {"resources.nodes": least})
+
+
 def _too_many_nodes(profile: Profile, job: Job, ranks: Ranks) -> Misfit | None:
     most = _most_nodes(ranks)
     if ranks.nodes <= most:
@@ -101,11 +121,28 @@ def _too_many_nodes(profile: Profile, job: Job, ranks: Ranks) -> Misfit | None:
         for name in profile.scheduler.partitions
         if _most_nodes(place(profile, changed(job, {"slurm.partition": name}))) >= ranks.nodes
     ]
-    where = f"; partition {' or '.join(others)} allows them" if others else ""
+    where = f"; partition {' or '.join(others)} allows them" if others else other_qos(profile, job, ranks.partition)
     dividing = [n for n in range(most, 0, -1) if job.train.global_batch % (n * ranks.per_node) == 0]
-    of = f"partition {ranks.partition}" if ranks.partition else profile.name
+    of = queue_name(profile, job, ranks.partition)
     reason = f"resources.nodes: {ranks.nodes} nodes asked, {of} has {most} for a job{where}"
     return Misfit(reason, {"resources.nodes": dividing[0] if dividing else most})
+
+
+def _too_many_gpus_in_all(profile: Profile, job: Job, ranks: Ranks) -> Misfit | None:
+    if ranks.limits is None or not ranks.on_gpus or ranks.node.gpus is None:
+        return None
+    each = job.resources.gpus_per_node or ranks.node.gpus.count
+    least, most = ranks.limits.min_gpus, ranks.limits.max_gpus or math.inf
+    if least <= ranks.nodes * each <= most:
+        return None
+    bound = f"at least {least}" if ranks.nodes * each < least else f"at most {most}"
+    reason = (
+        f"resources.nodes: {ranks.nodes * each} GPUs in all, {queue_name(profile, job, ranks.partition)} gives {bound}"
+    )
+    nodes = math.ceil(least / each) if ranks.nodes * each < least else max(1, int(most) // each)
+    return Misfit(
+        reason, {"resources.nodes": nodes} if nodes != ranks.nodes else {"resources.gpus_per_node": int(most)}
+    )
 
 
 def _most_nodes(ranks: Ranks) -> int:
@@ -116,12 +153,12 @@ def _most_nodes(ranks: Ranks) -> int:
 def _too_long(profile: Profile, job: Job, ranks: Ranks) -> Misfit | None:
     if ranks.limits is None or job.resources.time_s <= ranks.limits.max_time_s:
         return None
-    limits = {n: profile.scheduler.limits(n, None, ranks.nodes) for n in profile.scheduler.partitions}
+    limits = {name: limits_of(profile, job, name) for name in profile.scheduler.partitions}
     others = [name for name, limit in limits.items() if limit.max_time_s >= job.resources.time_s]
-    where = f"; partition {' or '.join(others)} allows it" if others else ""
+    where = f"; partition {' or '.join(others)} allows it" if others else other_qos(profile, job, ranks.partition)
     reason = (
-        f"resources.time: {format_seconds(job.resources.time_s)} asked, partition {ranks.partition} ends a job "
-        f"after {format_seconds(ranks.limits.max_time_s)}{where}"
+        f"resources.time: {format_seconds(job.resources.time_s)} asked, {queue_name(profile, job, ranks.partition)} "
+        f"ends a job after {format_seconds(ranks.limits.max_time_s)}{where}"
     )
     return Misfit(reason, {"resources.time_s": ranks.limits.max_time_s})
 

@@ -9,9 +9,9 @@ from hpcllm.cluster.known import needed
 from hpcllm.cluster.nodes import NodeType
 from hpcllm.cluster.profile import Profile
 from hpcllm.cluster.scheduler import Limits
-from hpcllm.errors import UserError
 from hpcllm.job.spec import Job
 from hpcllm.plan.plan import Figure
+from hpcllm.plan.queue import limits_of, partition_of
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,12 @@ def place(profile: Profile, job: Job) -> Ranks:
 
     Raises UserError for a partition that the cluster does not have.
     """
-    try:
-        partition, queue = profile.partition(job.slurm.partition)
-    except KeyError:
-        names = ", ".join(profile.scheduler.partitions) or "none (this cluster has no scheduler)"
-        raise UserError(f"slurm.partition: found {job.slurm.partition!r}; {profile.name} has {names}") from None
-    node_type = queue.node_type if queue else next(iter(profile.nodes))
+    partition = partition_of(profile, job)
+    node_type = profile.node_type_name(partition)
     node, asked = profile.nodes[node_type], job.resources
     on_gpus = node.gpus is not None and asked.gpus_per_node != 0
     usual = asked.gpus_per_node or (node.gpus.count if node.gpus else 1) if on_gpus else node.numa_domains
-    limits = profile.scheduler.limits(partition, job.slurm.qos, asked.nodes) if partition else None
+    limits = limits_of(profile, job, partition) if partition else None
     return Ranks(partition, limits, node_type, node, asked.nodes, asked.ranks_per_node or usual, on_gpus)
 
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from hpcllm.cluster.profile import Profile
+from hpcllm.cluster.user import NOBODY, User
 from hpcllm.job.spec import Job
 from hpcllm.plan import fit, goodput, memory, ranks, step_time, storage
 from hpcllm.plan.limits import limits
 from hpcllm.plan.plan import Checkpoint, Figure, Memory, Plan, Step
+from hpcllm.plan.queue import under_qos
 from hpcllm.plan.ranks import Ranks, place
 
 
-def search(profile: Profile, job: Job, oversubscribe: bool = False) -> Plan:
+def search(profile: Profile, job: Job, oversubscribe: bool = False, user: User = NOBODY) -> Plan:
     """Does it fit, how fast, and what limits it; DDP, the one strategy there is.
 
     A job that does not fit has `fits` False, and its `limits` begin with what is in the way and the nearest job that
-    fits. Raises UserError for a partition that the cluster does not have.
+    fits. The person's QOS counts where the job names none. Raises UserError for a partition that the cluster does not
+    have.
     """
+    job = under_qos(profile, job, user)
     placed = place(profile, job)
     micro_batch = memory.best_micro_batch(job, placed)
     figures = _figures(profile, job, placed, micro_batch)
