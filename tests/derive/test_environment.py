@@ -97,10 +97,9 @@ def test_files_go_to_the_nodes_disk_and_locks_are_left_alone(a100, h100, command
     assert "HDF5_USE_FILE_LOCKING" not in values(h100, command)
 
 
-def test_a_disk_named_by_the_sites_variable_is_left_to_the_site(a100, command):
-    nodes = {
-        "a100": {**a100.model_dump(by_alias=True, mode="json")["nodes"]["a100"], "local_scratch": {"path": "$TMP"}}
-    }
+@pytest.mark.parametrize("scratch", [{"path": "$TMP"}, {"path": "/tmp", "kind": "memory"}])
+def test_a_disk_named_by_the_sites_variable_and_memory_are_left_to_the_site(a100, command, scratch):
+    nodes = {"a100": {**a100.model_dump(by_alias=True, mode="json")["nodes"]["a100"], "local_scratch": scratch}}
 
     assert "TMPDIR" not in values(changed(a100, nodes=nodes), command)
 
