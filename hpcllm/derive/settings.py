@@ -34,15 +34,16 @@ def settings(
         directives=directives(profile, job, layout, user),
         environment=environment(profile, job, layout),
         launcher=launcher(profile, layout),
-        software=software_lines(profile.software),
+        software=software_lines(profile.software, profile.node_type(layout.partition).modules),
         python=python if profile.software.python == THIS_PYTHON else profile.software.python,
         prepare=striping(profile, job),
     )
 
 
-def software_lines(software: Software) -> tuple[str, ...]:
-    """Shell lines: the modules from a clean slate, then the site's own, which are code and stand as they are."""
-    purge = ("module purge",) if software.modules and software.purge else ()
+def software_lines(software: Software, of_node: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Shell lines: the modules from a clean slate, those of the node type first; then the site's own, which are code."""
+    modules = (*of_node, *software.modules)
+    purge = ("module purge",) if modules and software.purge else ()
     use = tuple(f"module use {shlex.quote(folder)}" for folder in software.module_paths)
-    load = (f"module load {shlex.join(software.modules)}",) if software.modules else ()
+    load = (f"module load {shlex.join(modules)}",) if modules else ()
     return (*purge, *use, *load, *software.setup)

@@ -92,6 +92,15 @@ def test_modules_are_loaded_from_a_clean_slate_and_quoted(a100, command):
     assert shlex.split(derived.software[1])[-1] == "a b;c"
 
 
+def test_modules_of_a_node_type_come_before_the_others(a100, command):
+    node = changed(a100.nodes["a100"], modules=["arch/a100"])
+    area = changed(a100, nodes={"a100": node.model_dump(by_alias=True, mode="json")})
+
+    derived = settings(area, command, layout(area, command, None, stages(command)[0]), USER)
+
+    assert derived.software[1] == "module load arch/a100 gcc/13 openmpi/4.1"
+
+
 @pytest.mark.parametrize("cluster", CLUSTERS)
 def test_the_shown_derivation_has_a_line_for_each_setting(cluster):
     text = derived_text(profile_named(cluster))
