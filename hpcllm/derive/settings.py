@@ -41,7 +41,7 @@ def settings(
 
 
 def software_lines(software: Software, of_node: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """Shell lines: the modules from a clean slate, those of the node type first; then the site's own, which are code."""
+    """Shell lines: the modules from a clean slate, the node type's first; then the site's own, which are code."""
     modules = (*of_node, *software.modules)
     purge = ("module purge",) if modules and software.purge else ()
     use = tuple(f"module use {shlex.quote(folder)}" for folder in software.module_paths)
