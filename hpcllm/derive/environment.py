@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 from hpcllm.cluster.nodes import NodeType
 from hpcllm.cluster.profile import Profile
 from hpcllm.derive.fabric import fabric_environment
 from hpcllm.derive.setting import Layout, Setting
 from hpcllm.job.spec import AnyJob, CommandJob
+
+INHERITS_NO_CPUS = (22, 5)  # version of Slurm from which on srun does not take --cpus-per-task over from sbatch
 
 
 def environment(profile: Profile, job: AnyJob, layout: Layout) -> tuple[Setting, ...]:
@@ -15,9 +19,10 @@ def environment(profile: Profile, job: AnyJob, layout: Layout) -> tuple[Setting,
     derived = [
         *_threads(profile, layout, node),
         *(fabric_environment(profile, layout) if layout.nodes > 1 else []),
-        *_launcher(profile),
+        *_mpi(profile, layout, node),
         *_files(profile, layout, node),
-        *_offline(profile),
+        *_caches(profile, layout, node),
+        *_internet(profile),
         *_output(job),
     ]
     site = [Setting(n, v, f"environment.{n}", "the site's own") for n, v in profile.environment.items()]
@@ -29,46 +34,88 @@ def _threads(profile: Profile, layout: Layout, node: NodeType) -> list[Setting]:
     """A rank is bound to its cores by the launcher; its threads move freely among them.
 
     OMP_PROC_BIND would pin the main thread to one core, and with it every data loader and communication thread that it
-    starts, since these inherit its mask.
+    starts, since these inherit its mask. OMP_PLACES says nothing then, and is not set.
     """
     key = f"nodes.{profile.node_type_name(layout.partition)}.cores"
     settings = [
         Setting("OMP_NUM_THREADS", str(layout.cores_per_rank), key, "a thread for each core of a rank"),
         Setting("OMP_PROC_BIND", "false", key, "a pinned thread would pin its data loaders too"),
     ]
-    if profile.scheduler.kind == "slurm":
+    if profile.scheduler.kind == "slurm" and _slurm_version(profile) >= INHERITS_NO_CPUS:
         cpus = str(layout.cores_per_rank * node.threads_per_core)
         settings.append(Setting("SRUN_CPUS_PER_TASK", cpus, key, "since Slurm 22.05 srun does not inherit it"))
     return settings
 
 
+def _slurm_version(profile: Profile) -> tuple[int, ...]:
+    """Year and month; one that nobody knows is taken for a new one."""
+    version = profile.scheduler.version
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) if version else INHERITS_NO_CPUS
+
+
+def _mpi(profile: Profile, layout: Layout, node: NodeType) -> list[Setting]:
+    """What an MPI needs whatever the network is."""
+    mpi, key = profile.software.mpi, "software.mpi.flavour"
+    if mpi.flavour == "openmpi" and profile.scheduler.kind == "local":
+        names = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
+        return [Setting(name, "1", key, "a container's user is root, as whom it does not start") for name in names]
+    if mpi.flavour != "cray-mpich":
+        return []
+    settings = []
+    if layout.gpus_per_node and not mpi.gpu_aware:
+        reason = "NCCL and RCCL carry the GPUs' data; GPU-aware MPI beside them can deadlock"
+        settings.append(Setting("MPICH_GPU_SUPPORT_ENABLED", "0", "software.mpi.gpu_aware", reason))
+    if layout.cores_per_rank * node.numa_domains > node.cores:
+        reason = "a rank spans NUMA domains, which a site's default of NUMA refuses"
+        settings.append(Setting("MPICH_OFI_NIC_POLICY", "BLOCK", key, reason))
+    return settings
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
 def _files(profile: Profile, layout: Layout, node: NodeType) -> list[Setting]:
     settings, scratch = [], node.local_scratch
-    if scratch and scratch.kind == "disk" and "$" not in scratch.path:  # a path with a variable: the site sets it
+    if scratch and scratch.kind == "disk" and scratch.path != "$TMPDIR":
         key = f"nodes.{profile.node_type_name(layout.partition)}.local_scratch.path"
-        settings.append(Setting("TMPDIR", scratch.path, key, "the node's own disk"))
+        settings.append(Setting("TMPDIR", scratch.path, key, "the node's own disk", needs=scratch.path))
     if not profile.scratch().locking:
         key = f"filesystems.{profile.scratch_name()}.locking"
         settings.append(Setting("HDF5_USE_FILE_LOCKING", "FALSE", key, "file locks do not work there"))
     return settings
 
 
-def _launcher(profile: Profile) -> list[Setting]:
-    """Open MPI refuses to start as root, which is who one is in a container on one's own machine."""
-    if profile.scheduler.kind != "local" or profile.software.mpi.flavour != "openmpi":
+def _caches(profile: Profile, layout: Layout, node: NodeType) -> list[Setting]:
+    """Compiled kernels of GPUs: into folders of the user's own on the node, since homes are shared and slow."""
+    if not layout.gpus_per_node or node.gpus is None:
         return []
-    names = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
-    return [Setting(name, "1", "software.mpi.flavour", "a container's user is root") for name in names]
+    key, disk, settings = f"nodes.{profile.node_type_name(layout.partition)}", node.local_scratch, []
+    if disk and disk.kind == "disk":
+        at, reason = f"{key}.local_scratch.path", "compiled kernels, on the node's own disk"
+        for name, cache in (("TRITON_CACHE_DIR", "triton"), ("TORCHINDUCTOR_CACHE_DIR", "inductor")):
+            settings.append(Setting(name, f"{disk.path}/{cache}-$UID", at, reason, needs=disk.path))
+    if is_amd(node.gpus.model):
+        reason = "MIOpen's locks fail on a shared filesystem"
+        for name in ("MIOPEN_USER_DB_PATH", "MIOPEN_CUSTOM_CACHE_DIR"):
+            settings.append(Setting(name, "/tmp/miopen-$UID", f"{key}.gpus.model", reason, needs="/tmp"))
+    return settings
 
 
-def _offline(profile: Profile) -> list[Setting]:
+def is_amd(model: str) -> bool:
+    """Whether a GPU is one of AMD's Instinct: MI250X."""
+    return re.search(r"(?i)\bMI\d", model) is not None
+
+
+# ---- the world outside, and the log ----------------------------------------------------------------------------------
+
+
+def _internet(profile: Profile) -> list[Setting]:
+    """The way out where there is one; where there is none, libraries are told not to try."""
+    if profile.internet.proxy:
+        reason = "the way out of a compute node"
+        return [Setting(n, v, f"internet.proxy.{n}", reason) for n, v in profile.internet.proxy.items()]
     if profile.internet.compute is not False:
         return []
-    proxy = profile.internet.proxy
-    if proxy:
-        return [
-            Setting(name, value, "internet.proxy", "the way out of a compute node") for name, value in proxy.items()
-        ]
     values = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "WANDB_MODE": "offline"}
     return [Setting(n, v, "internet.compute", "compute nodes reach no internet") for n, v in values.items()]
 
@@ -90,6 +137,6 @@ def _overridden(settings: list[Setting] | tuple[Setting, ...], later: list[Setti
 
 
 def _marked(winner: Setting, gone: Setting | None) -> Setting:
-    if gone is None:
+    if gone is None or gone.value == winner.value:
         return winner
     return Setting(winner.name, winner.value, winner.key, f"{winner.reason}; replaces {gone.value!r} of {gone.key}")

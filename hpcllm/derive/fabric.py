@@ -1,4 +1,9 @@
-"""The fabric's environment: a table, one function for each kind of fabric."""
+"""The fabric's environment: a table, one function for each kind of fabric.
+
+RCCL, on AMD's GPUs, reads the variables of NCCL by the same names. What a kind of fabric wants everywhere stands here;
+what sites with the same fabric do each in their own way stands in `environment:` of their profiles. Where a site's own
+modules or containers set the variables (`tuned_by: site`) a script sets none of them.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +22,27 @@ def fabric_environment(profile: Profile, layout: Layout) -> list[Setting]:
     fabric, key = profile.fabric_of(layout.partition)
     if fabric.tuned_by == "site":
         return []
-    settings = [*_interfaces(fabric), *_FABRIC[fabric.kind](profile, fabric)]
-    settings = [replace(s, key=s.key.replace("fabric", key, 1)) for s in settings]
-    gpus_only = ("NCCL_", "MPICH_GPU_")
-    return [s for s in settings if layout.gpus_per_node or not s.name.startswith(gpus_only)]
-
-
-def _interfaces(fabric: Fabric) -> list[Setting]:
-    """NCCL and Gloo meet over IP, whatever carries the data afterwards."""
-    if not fabric.interfaces:
-        return []
-    names = ",".join(fabric.interfaces)
+    settings = _FABRIC[fabric.kind](profile, fabric)
     return [
-        Setting("NCCL_SOCKET_IFNAME", f"={names}", "fabric.interfaces", "where ranks meet; = takes just these"),
-        Setting("GLOO_SOCKET_IFNAME", names, "fabric.interfaces", "not over a management network"),
+        replace(s, key=key + s.key.removeprefix("fabric")) if s.key.startswith("fabric.") else s
+        for s in settings
+        if layout.gpus_per_node or not s.name.startswith("NCCL_")
     ]
 
 
+def _interfaces(fabric: Fabric, exactly: str = "=") -> list[Setting]:
+    """NCCL and Gloo meet over IP, whatever carries the data afterwards."""
+    names = ",".join(fabric.interfaces)
+    reason = "where ranks meet" + ("; = takes just these" if exactly else "")
+    settings = [
+        Setting("NCCL_SOCKET_IFNAME", exactly + names, "fabric.interfaces", reason),
+        Setting("GLOO_SOCKET_IFNAME", names, "fabric.interfaces", "not over a management network"),
+    ]
+    return settings if names else []
+
+
 def _infiniband(profile: Profile, fabric: Fabric) -> list[Setting]:
-    settings = []
+    settings = _interfaces(fabric)
     if fabric.hcas:
         ports = ",".join(f"{hca}:1" for hca in fabric.hcas)
         exactly = f"={','.join(fabric.hcas)}"
@@ -43,7 +50,7 @@ def _infiniband(profile: Profile, fabric: Fabric) -> list[Setting]:
             Setting("NCCL_IB_HCA", exactly, "fabric.hcas", "= so that mlx5_1 is not mlx5_10 too"),
             Setting("UCX_NET_DEVICES", ports, "fabric.hcas", "the adapters and their port"),
         ]
-    return [*settings, *_gpu_direct(fabric), *_open_mpi(profile, fabric, {"OMPI_MCA_pml": "ucx"})]
+    return [*settings, *_gpu_direct(fabric), *_mpi(profile, fabric, {"OMPI_MCA_pml": "ucx"}, "mlx")]
 
 
 def _roce(profile: Profile, fabric: Fabric) -> list[Setting]:
@@ -59,51 +66,55 @@ def _roce(profile: Profile, fabric: Fabric) -> list[Setting]:
 
 def _ethernet(profile: Profile, fabric: Fabric) -> list[Setting]:
     """TCP. Sockets × threads stay at 16, below NCCL's limit of 64."""
-    settings = [Setting("NCCL_IB_DISABLE", "1", "fabric.kind", "there is no InfiniBand to look for")]
+    settings = [*_interfaces(fabric), Setting("NCCL_IB_DISABLE", "1", "fabric.kind", "there is no InfiniBand to find")]
     if (fabric.rate_bytes_per_s or 0) >= FAST_ETHERNET_BYTES_PER_S:
         for name in ("NCCL_SOCKET_NTHREADS", "NCCL_NSOCKS_PERTHREAD"):
             settings.append(Setting(name, "4", "fabric.rate", "one TCP connection does not fill this wire"))
-    settings.append(Setting("UCX_TLS", "tcp,self,sm", "fabric.kind", "TCP between nodes, memory inside"))
-    names = ",".join(fabric.interfaces)
-    if names:
-        settings.append(Setting("UCX_NET_DEVICES", names, "fabric.interfaces", "not over a management network"))
-    if len(fabric.interfaces) == 1:  # libfabric's TCP provider takes one
-        settings.append(Setting("FI_TCP_IFACE", names, "fabric.interfaces", "not over a management network"))
-    tcp = {"OMPI_MCA_pml": "ob1", **({"OMPI_MCA_btl_tcp_if_include": names} if names else {})}
-    return [*settings, *_open_mpi(profile, fabric, tcp)]
+    return [*settings, *_mpi_over_tcp(profile, fabric)]
 
 
 def _slingshot(profile: Profile, fabric: Fabric) -> list[Setting]:
     """HPE Slingshot by libfabric's cxi; NCCL and RCCL reach it by the AWS OFI plugin.
 
-    Values as CSCS documents them for NCCL on Alps (docs.cscs.ch, communication/nccl), read 2026-11.
+    Sites agree on no more than this. The name of the plugin (NCCL_NET), the monitor of registered memory, the sizes of
+    queues, hardware or software matching and the rendezvous differ between Alps, Isambard-AI, Perlmutter, Frontier and
+    LUMI, and each is right where it is.
     """
-    values = {
-        "NCCL_NET": ("AWS Libfabric", "fail at the start rather than fall back to TCP"),
-        "NCCL_CROSS_NIC": ("1", "every adapter reaches every other"),
-        "FI_CXI_DEFAULT_CQ_SIZE": ("131072", "room for the completions of many ranks"),
-        "FI_CXI_DEFAULT_TX_SIZE": ("16384", "room for the sends of many ranks"),
-        "FI_CXI_DISABLE_HOST_REGISTER": ("1", "registering host memory with the GPU can hang"),
-        "FI_CXI_RX_MATCH_MODE": ("software", "hardware matching runs out of entries"),
-        "FI_MR_CACHE_MONITOR": ("userfaultfd", "the default monitor can hang beside NCCL"),
-    }
-    settings = [Setting(name, value, "fabric.kind", reason) for name, (value, reason) in values.items()]
-    if not profile.software.mpi.gpu_aware:
-        reason = "GPU-aware MPI can deadlock beside NCCL and RCCL"
-        settings.append(Setting("MPICH_GPU_SUPPORT_ENABLED", "0", "software.mpi.gpu_aware", reason))
-    return [*settings, *_gpu_direct(fabric)]
+    return [*_interfaces(fabric), *_gpu_direct(fabric), *_mpi(profile, fabric, {}, "cxi")]
 
 
 def _efa(profile: Profile, fabric: Fabric) -> list[Setting]:
+    """As AWS's cheat sheet has it for libfabric from 1.18 and aws-ofi-nccl from 1.7 on: its plugin sets the rest."""
     return [
+        *_interfaces(fabric),
         Setting("FI_PROVIDER", "efa", "fabric.kind", "the adapter, never TCP"),
         Setting("FI_EFA_USE_HUGE_PAGE", "0", "fabric.kind", "huge pages fail in a process that forks (data loaders)"),
+        *_mpi(profile, fabric, {}, "efa"),
     ]
 
 
 def _omni_path(profile: Profile, fabric: Fabric) -> list[Setting]:
-    settings = [Setting("FI_PROVIDER", "psm2", "fabric.kind", "the adapter's own protocol")]
-    return [*settings, *_open_mpi(profile, fabric, {"OMPI_MCA_pml": "cm", "OMPI_MCA_mtl": "psm2"})]
+    settings = [*_interfaces(fabric), Setting("FI_PROVIDER", "psm2", "fabric.kind", "the adapter's own protocol")]
+    return [*settings, *_mpi(profile, fabric, {"OMPI_MCA_pml": "cm", "OMPI_MCA_mtl": "psm2"}, "psm2")]
+
+
+def _tcpx(profile: Profile, fabric: Fabric) -> list[Setting]:
+    return _gpu_direct_tcp(profile, fabric, "NCCL_GPUDIRECTTCPX_CTRL_DEV", "NCCL_GPUDIRECTTCPX_SOCKET_IFNAME")
+
+
+def _tcpxo(profile: Profile, fabric: Fabric) -> list[Setting]:
+    return _gpu_direct_tcp(profile, fabric, "NCCL_FASTRAK_CTRL_DEV", "NCCL_FASTRAK_IFNAME")
+
+
+def _gpu_direct_tcp(profile: Profile, fabric: Fabric, control: str, data: str) -> list[Setting]:
+    """Google's GPUDirect over TCP. Its plugins compare these variables with what they expect, so names stand plain."""
+    names, gpu_names = ",".join(fabric.interfaces), ",".join(fabric.gpu_interfaces)
+    settings = _interfaces(fabric, exactly="")
+    if names:
+        settings.append(Setting(control, names, "fabric.interfaces", "its own words go over the host's network"))
+    if gpu_names:
+        settings.append(Setting(data, gpu_names, "fabric.gpu_interfaces", "the GPUs' data"))
+    return [*settings, *_mpi_over_tcp(profile, fabric)]
 
 
 def _none(profile: Profile, fabric: Fabric) -> list[Setting]:
@@ -117,8 +128,8 @@ _FABRIC: dict[str, Callable[[Profile, Fabric], list[Setting]]] = {
     "slingshot": _slingshot,
     "efa": _efa,
     "omni-path": _omni_path,
-    "tcpx": _none,
-    "tcpxo": _none,
+    "tcpx": _tcpx,
+    "tcpxo": _tcpxo,
     "none": _none,
 }
 
@@ -130,7 +141,23 @@ def _gpu_direct(fabric: Fabric) -> list[Setting]:
     return [Setting("NCCL_NET_GDR_LEVEL", "PHB", "fabric.gpu_direct", reason)]
 
 
-def _open_mpi(profile: Profile, fabric: Fabric, values: dict[str, str]) -> list[Setting]:
-    if profile.software.mpi.flavour != "openmpi":
-        return []
-    return [Setting(n, v, "software.mpi.flavour", f"Open MPI over {fabric.kind}") for n, v in values.items()]
+def _mpi_over_tcp(profile: Profile, fabric: Fabric) -> list[Setting]:
+    """The MPIs on Ethernet; what they are not told to use they look for, and find management networks."""
+    names, reason = ",".join(fabric.interfaces), "not over a management network"
+    transports = "tcp,self,sm" + (",cuda" if profile.software.mpi.gpu_aware else "")
+    settings = [Setting("UCX_TLS", transports, "fabric.kind", "TCP between nodes, memory inside")]
+    if names:
+        settings.append(Setting("UCX_NET_DEVICES", names, "fabric.interfaces", reason))
+    if len(fabric.interfaces) == 1:  # libfabric's TCP provider takes one
+        settings.append(Setting("FI_TCP_IFACE", names, "fabric.interfaces", reason))
+    tcp = {"OMPI_MCA_pml": "ob1", **({"OMPI_MCA_btl_tcp_if_include": names} if names else {})}
+    return [*settings, *_mpi(profile, fabric, tcp, "tcp")]
+
+
+def _mpi(profile: Profile, fabric: Fabric, open_mpi: dict[str, str], provider: str) -> list[Setting]:
+    """What the site's own MPI is told; Intel's by libfabric's provider, where its own choice may be another."""
+    values, name = {
+        "openmpi": (open_mpi, "Open MPI"),
+        "intel-mpi": ({"I_MPI_OFI_PROVIDER": provider}, "Intel MPI"),
+    }.get(profile.software.mpi.flavour, ({}, ""))
+    return [Setting(n, v, "software.mpi.flavour", f"{name} over {fabric.kind}") for n, v in values.items()]

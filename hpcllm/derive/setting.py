@@ -17,6 +17,9 @@ class Setting:
     """Where it comes from: `fabric.hcas`, `job.resources.nodes`, `user.account`."""
     reason: str
     """Why, in a few words."""
+    needs: str = ""
+    """Of a variable that names a place on the node: a folder that has to be there, else the variable is not exported.
+    Variables of the shell in it and in the value, such as $USER, are the node's. Left out, the value is plain text."""
 
 
 @dataclass(frozen=True)

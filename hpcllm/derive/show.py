@@ -63,7 +63,7 @@ def _lines(profile: Profile, job: AnyJob, derived: Settings) -> Iterator[str]:
     yield from _section("directives", [(f"#SBATCH {_option(s)}", s) for s in derived.directives])
     if derived.software:
         yield from ("", "software", *(f"  {line}" for line in derived.software))
-    yield from _section("environment", [(f"export {s.name}={shlex.quote(s.value)}", s) for s in derived.environment])
+    yield from _section("environment", [(_export(s), s) for s in derived.environment])
     yield from _section("once, in a new run directory", [(s.value, s) for s in derived.prepare])
     yield from ("", "launcher", f"  {shlex.join(derived.launcher)} {shlex.quote(derived.python)} …")
 
@@ -73,6 +73,11 @@ def _section(title: str, rows: Sequence[tuple[str, Setting]]) -> Iterator[str]:
         yield from ("", title)
     for line, setting in rows:
         yield f"  {line:<{COMMENT_COLUMN}}  # {setting.key}: {setting.reason}"
+
+
+def _export(setting: Setting) -> str:
+    value = setting.value if setting.needs else shlex.quote(setting.value)
+    return f"export {setting.name}={value}"
 
 
 def _option(setting: Setting) -> str:

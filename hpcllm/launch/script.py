@@ -136,9 +136,15 @@ def _environment(script: Script) -> str:
         "" if script.is_command else "export PYTHONPATH=$RUN/env/code${PYTHONPATH:+:$PYTHONPATH}  # the frozen hpcllm"
     )
     _check_names(script.settings.environment, r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable")
-    lines = [(f"export {s.name}={_quoted(s.value)}", s) for s in script.settings.environment]
+    lines = [(_export(setting), setting) for setting in script.settings.environment]
     python = f"PYTHON={shlex.quote(script.settings.python)}  # software.python"
     return _block("environment", [python, *filter(None, [frozen]), *_commented(lines)])
+
+
+def _export(setting: Setting) -> str:
+    if not setting.needs:
+        return f"export {setting.name}={_quoted(setting.value)}"
+    return f"[[ ! -w {_expanding(setting.needs)} ]] || export {setting.name}={_expanding(setting.value)}"
 
 
 def _rendezvous(script: Script) -> str:
@@ -319,6 +325,14 @@ def _quoted(word: str) -> str:
     """One word for bash. In quotes too where bash would not need them, but a reader of bash would wonder."""
     plain = re.fullmatch(r"[\w@%+:./-][\w@%+:./=-]*", word, re.ASCII)
     return word if plain else f"'{word}'" if shlex.quote(word) == word else shlex.quote(word)
+
+
+def _expanding(text: str) -> str:
+    """Text in double quotes in which nothing but plain variables is read by bash; those that are not set are empty."""
+    parts = re.split(r"(\$\w+|\$\{\w+\})", text)
+    plain = [re.sub(r'([\\"`$])', r"\\\1", part) for part in parts[::2]]
+    variables = ["${" + part.strip("${}") + "-}" for part in parts[1::2]]
+    return '"' + "".join(a + b for a, b in zip(plain, [*variables, ""], strict=True)) + '"'
 
 
 def _check_names(settings: tuple[Setting, ...], pattern: str, wanted: str) -> None:

@@ -60,15 +60,78 @@ def test_ethernet_looks_for_no_infiniband_and_keeps_sockets_below_ncclls_limit(h
     assert "NCCL_SOCKET_NTHREADS" not in values(on(h100, rate="10Gb/s"), command)
 
 
-def test_slingshot_uses_its_plugin_or_stops(a100, command):
+def test_slingshot_holds_what_all_of_its_sites_agree_on(a100, command):
     found = values(on(a100, kind="slingshot", interfaces=["hsn0", "hsn1"], hcas=[]), command)
 
-    assert found["NCCL_NET"] == "AWS Libfabric"
+    fabric = {name for name in found if name.startswith(("NCCL_", "FI_", "GLOO_", "MPICH_"))}
+    assert fabric == {"NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "NCCL_NET_GDR_LEVEL"}
     assert found["NCCL_SOCKET_IFNAME"] == "=hsn0,hsn1"
-    assert any(name.startswith("FI_CXI_") for name in found)
-    assert "MPICH_GPU_SUPPORT_ENABLED" not in found  # this site's MPI is said to be GPU-aware
-    plain = changed(on(a100, kind="slingshot"), software={"mpi": {"flavour": "cray-mpich", "launcher": ["srun"]}})
-    assert values(plain, command)["MPICH_GPU_SUPPORT_ENABLED"] == "0"
+
+
+@pytest.mark.parametrize("kind", ["infiniband", "roce", "ethernet", "slingshot", "efa", "omni-path", "tcpx", "tcpxo"])
+def test_a_fabric_that_the_site_tunes_is_left_alone(a100, command, kind):
+    found = values(on(a100, kind=kind, gpu_interfaces=["eth1"], tuned_by="site"), command)
+
+    assert not any(name.startswith(("NCCL_", "UCX_", "FI_", "GLOO_", "OMPI_")) for name in found)
+
+
+def test_a_node_type_on_another_network_has_its_own_variables_and_keys(a100, command):
+    slower = {"kind": "ethernet", "interfaces": ["eth2"]}
+
+    found = derived(with_node(a100, fabric=slower), command)
+
+    assert found["NCCL_SOCKET_IFNAME"].value == "=eth2"
+    assert found["NCCL_SOCKET_IFNAME"].key == "nodes.a100.fabric.interfaces"
+    assert "NCCL_IB_HCA" not in found
+
+
+@pytest.mark.parametrize(
+    ("kind", "control", "data"),
+    [
+        ("tcpx", "NCCL_GPUDIRECTTCPX_CTRL_DEV", "NCCL_GPUDIRECTTCPX_SOCKET_IFNAME"),
+        ("tcpxo", "NCCL_FASTRAK_CTRL_DEV", "NCCL_FASTRAK_IFNAME"),
+    ],
+)
+def test_googles_plugins_are_told_both_networks_by_plain_names(a100, command, kind, control, data):
+    found = values(on(a100, kind=kind, interfaces=["enp0s12"], gpu_interfaces=["enp6s0", "enp7s0"]), command)
+
+    assert (found[control], found[data]) == ("enp0s12", "enp6s0,enp7s0")
+    assert found["NCCL_SOCKET_IFNAME"] == "enp0s12"
+    assert found["OMPI_MCA_btl_tcp_if_include"] == "enp0s12"
+    assert "NCCL_IB_DISABLE" not in found
+
+
+def with_mpi(profile, flavour, **more):
+    return changed(profile, software={"mpi": {"flavour": flavour, "launcher": ["srun"], **more}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "provider"),
+    [("infiniband", "mlx"), ("ethernet", "tcp"), ("omni-path", "psm2"), ("efa", "efa"), ("slingshot", "cxi")],
+)
+def test_intel_mpi_is_told_the_provider(a100, command, kind, provider):
+    assert values(on(with_mpi(a100, "intel-mpi"), kind=kind), command)["I_MPI_OFI_PROVIDER"] == provider
+    assert "I_MPI_OFI_PROVIDER" not in values(on(a100, kind=kind), command)
+
+
+def test_cray_mpich_leaves_the_gpus_to_nccl_unless_it_is_said_to_take_them(a100, command):
+    assert values(with_mpi(a100, "cray-mpich"), command)["MPICH_GPU_SUPPORT_ENABLED"] == "0"
+    assert "MPICH_GPU_SUPPORT_ENABLED" not in values(with_mpi(a100, "cray-mpich", gpu_aware=True), command)
+
+
+def test_a_rank_of_cray_mpich_may_span_numa_domains(a100, command):
+    site = with_node(with_mpi(a100, "cray-mpich"), numa_domains=4)
+
+    assert "MPICH_OFI_NIC_POLICY" not in values(site, command)
+    one = changed(command, resources={"ranks_per_node": 1})
+    assert values(site, one)["MPICH_OFI_NIC_POLICY"] == "BLOCK"
+
+
+@pytest.mark.parametrize(("version", "told"), [("20.11", False), ("22.05", True), ("24.11", True), (None, True)])
+def test_srun_is_told_its_cpus_from_the_version_on_that_needs_it(a100, command, version, told):
+    site = changed(a100, scheduler={"version": version})
+
+    assert ("SRUN_CPUS_PER_TASK" in values(site, command)) == told
 
 
 def test_efa_and_omni_path_name_their_providers(a100, command):
@@ -97,16 +160,48 @@ def test_files_go_to_the_nodes_disk_and_locks_are_left_alone(a100, h100, command
     assert "HDF5_USE_FILE_LOCKING" not in values(h100, command)
 
 
-@pytest.mark.parametrize("scratch", [{"path": "$TMP"}, {"path": "/tmp", "kind": "memory"}])
-def test_a_disk_named_by_the_sites_variable_and_memory_are_left_to_the_site(a100, command, scratch):
-    nodes = {"a100": {**a100.model_dump(by_alias=True, mode="json")["nodes"]["a100"], "local_scratch": scratch}}
+def with_node(profile, **changes):
+    """The profile with its one type of node changed."""
+    (name, node), *_ = profile.model_dump(by_alias=True, mode="json")["nodes"].items()
+    return changed(profile, nodes={name: {**node, **changes}})
 
-    assert "TMPDIR" not in values(changed(a100, nodes=nodes), command)
+
+def with_gpus(profile, **changes):
+    (node,) = profile.model_dump(by_alias=True, mode="json")["nodes"].values()
+    return with_node(profile, gpus={**node["gpus"], **changes})
+
+
+@pytest.mark.parametrize("scratch", [{"path": "$TMPDIR"}, {"path": "/tmp", "kind": "memory"}])
+def test_what_the_site_calls_tmpdir_itself_and_memory_are_left_to_the_site(a100, command, scratch):
+    assert "TMPDIR" not in values(with_node(a100, local_scratch=scratch), command)
+
+
+def test_a_disk_named_by_the_sites_variable_is_found_where_the_script_runs(a100, command):
+    found = derived(with_node(a100, local_scratch={"path": "$SLURM_TMPDIR"}), command)
+
+    assert (found["TMPDIR"].value, found["TMPDIR"].needs) == ("$SLURM_TMPDIR", "$SLURM_TMPDIR")
+    assert found["TRITON_CACHE_DIR"].value == "$SLURM_TMPDIR/triton-$UID"
+
+
+def test_the_databases_of_miopen_stay_off_shared_filesystems(a100, command):
+    amd = with_gpus(a100, model="MI250X")
+
+    assert values(amd, command)["MIOPEN_USER_DB_PATH"] == "/tmp/miopen-$UID"
+    assert "MIOPEN_USER_DB_PATH" not in values(a100, command)
 
 
 def test_nodes_without_internet_do_not_try(a100, h100, command):
     assert values(a100, command)["HF_HUB_OFFLINE"] == "1"
     assert "HF_HUB_OFFLINE" not in values(h100, command)
+
+
+def test_a_proxy_is_the_way_out_where_there_is_one(a100, command):
+    proxy = {"https_proxy": "http://proxy.example:3128"}
+
+    found = derived(changed(a100, internet={"compute": False, "proxy": proxy}), command)
+
+    assert found["https_proxy"].key == "internet.proxy.https_proxy"
+    assert "HF_HUB_OFFLINE" not in found
 
 
 def test_the_site_wins_over_what_is_derived_and_the_job_over_the_site(a100, command):

@@ -13,8 +13,32 @@ GB = 10**9
 @pytest.mark.parametrize(
     ("size", "count"), [(1, 1), (GB - 1, 1), (GB, 8), (10 * GB, 24), (99 * GB, 24), (100 * GB, 72), (10**15, 72)]
 )
-def test_larger_files_lie_on_more_targets(size, count):
-    assert stripe_count(size) == count
+def test_larger_files_lie_on_more_targets(a100, size, count):
+    assert stripe_count(a100.scratch(), size) == count
+
+
+def lustre(**changes):
+    return {"scratch": {"kind": "lustre", "path": "/s", **changes}}
+
+
+@pytest.mark.parametrize(("size", "count"), [(511 * GB, None), (512 * GB, 8), (2000 * GB, 16)])
+def test_a_sites_own_rule_comes_before_ours_and_leaves_smaller_files_alone(a100, size, count):
+    rows = [{"from": "1TB", "count": 16}, {"from": "512GB", "count": 8}]
+    site = changed(a100, filesystems=lustre(striping="progressive", stripes=rows))
+
+    assert stripe_count(site.scratch(), size) == count
+
+
+def test_a_sites_rule_names_its_pool_and_its_key(a100, demo):
+    rows = [{"from": "1kB", "count": 8}]
+    site = changed(a100, filesystems=lustre(striping="progressive", stripes=rows, pool="capacity", block="16MiB"))
+
+    shards, checkpoints = striping(site, demo)
+
+    assert "--stripe-count 8 --stripe-size 16777216 --pool capacity data/shards" in shards.value
+    assert checkpoints.key == "filesystems.scratch.stripes"
+    large = changed(a100, filesystems=lustre(striping="progressive", stripes=[{"from": "512GB", "count": 8}]))
+    assert striping(large, demo) == ()
 
 
 def test_a_manual_lustre_is_striped_before_the_first_write(a100, demo):
