@@ -13,7 +13,17 @@ from hpcllm.derive.setting import Layout
 from hpcllm.errors import DoesNotFit, UserError
 from hpcllm.job.spec import AnyJob
 from hpcllm.plan.plan import Plan
-from hpcllm.plan.queue import in_order, limits_of, other_qos, partition_of, qos_names, queue_name, takes_qos, under_qos
+from hpcllm.plan.queue import (
+    in_order,
+    limits_of,
+    other_qos,
+    partition_of,
+    qos_names,
+    queue_name,
+    takes_account,
+    takes_qos,
+    under_qos,
+)
 from hpcllm.units import format_seconds
 
 SHORTEST_WARNING_S = 30.0
@@ -92,6 +102,7 @@ def _limits(profile: Profile, job: AnyJob, name: str | None) -> list[str]:
     where = queue_name(profile, job, name)
     return [
         *_qos_limit(profile, job, name),
+        *_account_limit(profile, job, name),
         *_node_limit(asked.nodes, node, limits, where),
         *_time_limit(asked.time_s, limits, where),
         *_gpu_limit(asked.gpus_per_node, node, where),
@@ -103,6 +114,13 @@ def _qos_limit(profile: Profile, job: AnyJob, name: str | None) -> list[str]:
     if name is None or takes_qos(profile, name, job.slurm.qos):
         return []
     return [f"slurm.qos: found {job.slurm.qos}; partition {name} takes {', '.join(qos_names(profile, name))}"]
+
+
+def _account_limit(profile: Profile, job: AnyJob, name: str | None) -> list[str]:
+    if name is None or takes_account(profile, name, job.slurm.account):
+        return []
+    suffix = profile.scheduler.partitions[name].account_suffix or "none of these endings"
+    return [f"slurm.account: found {job.slurm.account}; accounts of partition {name} end in {suffix}"]
 
 
 def _node_limit(asked: int, node: NodeType, limits: Limits, where: str) -> list[str]:

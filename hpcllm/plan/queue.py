@@ -20,19 +20,24 @@ AnyJobT = TypeVar("AnyJobT", bound=AnyJob)
 
 
 def under_qos(profile: Profile, job: AnyJobT, user: User) -> AnyJobT:
-    """The job with the QOS that it is submitted under, where somebody names one: its own, else the person's."""
-    qos = job.slurm.qos or user.fact("qos", profile.name)[0]
-    return job.model_copy(update={"slurm": job.slurm.model_copy(update={"qos": qos})})
+    """The job with the QOS and account that it is submitted under, where somebody names them: its own, else theirs."""
+    found = {name: getattr(job.slurm, name) or user.fact(name, profile.name)[0] for name in ("qos", "account")}
+    return job.model_copy(update={"slurm": job.slurm.model_copy(update=found)})
 
 
 def partition_of(profile: Profile, job: AnyJob) -> str | None:
-    """The partition that a job names, else the first that takes its QOS, the default one before the others.
+    """The partition that a job names, else the first that takes its QOS and account, the default one before the others.
 
     None where there is no scheduler. Raises UserError for a partition that the cluster does not have.
     """
     partitions, named = profile.scheduler.partitions, job.slurm.partition
     if named is None:
-        taking = [name for name in in_order(profile) if takes_qos(profile, name, job.slurm.qos)]
+        slurm = job.slurm
+        taking = [
+            name
+            for name in in_order(profile)
+            if takes_qos(profile, name, slurm.qos) and takes_account(profile, name, slurm.account)
+        ]
         return next(iter([*taking, *in_order(profile)]), None)
     if named in partitions:
         return named
@@ -52,6 +57,14 @@ def takes_qos(profile: Profile, partition: str, qos: str | None) -> bool:
     """Whether a job may ask for that QOS there."""
     allowed = profile.scheduler.partitions[partition].allow_qos
     return qos is None or not allowed or qos in allowed
+
+
+def takes_account(profile: Profile, partition: str, account: str | None) -> bool:
+    """Whether an account pays there: one with the suffix of other partitions (`abc@h100`) does not."""
+    partitions = profile.scheduler.partitions
+    suffixes = {queue.account_suffix for queue in partitions.values() if queue.account_suffix}
+    its_own = {suffix for suffix in suffixes if account and account.endswith(suffix)}
+    return not its_own or partitions[partition].account_suffix in its_own
 
 
 def limits_of(profile: Profile, job: AnyJob, partition: str | None) -> Limits:
