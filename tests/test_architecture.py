@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 import hpcllm
-from hpcllm.launch.pipeline import PIPELINE
+from hpcllm.launch.pipeline import ADMIN, PIPELINE
 
 PACKAGE = Path(hpcllm.__file__).parent
 
 # docs/architecture.md, "Reading order". A name imports only from itself and from names before it; the files of the
 # top, in the first row, import each other only.
 ORDER = [
-    {"__init__", "errors", "units", "names", "yaml_text", "source", "run_directory", "progress"},
+    {"__init__", "errors", "units", "names", "yaml_text", "source", "schema", "run_directory", "progress"},
     *({name} for name in ("cluster", "job", "plan", "derive", "launch", "report")),
     *({name} for name in ("parallel", "data", "model", "train", "evaluate", "deploy", "stages")),
     {"cli", "__main__"},
@@ -87,7 +87,7 @@ def test_the_login_half_loads_no_torch_mpi4py_or_h5py():
 
 
 def test_every_row_of_the_pipeline_names_a_program_and_every_program_is_used():
-    programs = {row.program for row in PIPELINE}
+    programs = {row.program for row in (*PIPELINE, *ADMIN)}
     for program in programs:
         module, function = program.split(":")
         assert callable(getattr(importlib.import_module(module), function))
@@ -97,6 +97,6 @@ def test_every_row_of_the_pipeline_names_a_program_and_every_program_is_used():
 
 def test_a_stage_comes_only_after_stages_before_it():
     seen: set[str] = set()
-    for row in PIPELINE:
+    for row in (*PIPELINE, *ADMIN):
         assert set(row.after) <= seen, row.name
         seen.add(row.name)

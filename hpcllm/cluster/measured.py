@@ -10,34 +10,47 @@ from pydantic import Field
 from hpcllm.cluster.known import Known
 from hpcllm.units import BytesPerSecond, FlopsPerSecond, Seconds
 
-
-class MeasuredNode(Known):
-    """One kind of node."""
-
-    flops_per_s: Annotated[FlopsPerSecond | None, Field(alias="flops")] = None
-    """Of a large matmul on all cores of a node together, the slowest node's."""
-    gpu_flops_per_s: Annotated[FlopsPerSecond | None, Field(alias="gpu_flops")] = None
-    """Of a large 16-bit matmul on one GPU, the slowest one's."""
-    memory_rate_bytes_per_s: BytesPerSecond | None = None
-    """Memory bandwidth of a whole node, on its cores."""
-    all_reduce_bytes_per_s: BytesPerSecond | None = None
-    """Bus bandwidth of a large all-reduce inside a node: 2(n−1)/n · bytes / time."""
+Date = date  # a field below is called so too
 
 
 class MeasuredFabric(Known):
-    """The network between the nodes, by MPI."""
+    """The network between the nodes, by MPI, one rank a node."""
 
     rate_bytes_per_s: BytesPerSecond | None = None
-    """Of a large message between two nodes, one way, the median over the pairs."""
+    """Of a 4 MiB message between two nodes, both ways at once, each way, as preflight measures it: the median over the
+    pairs of nodes that are not slow."""
     latency_s: Seconds | None = None
-    """Of a small message between two nodes, one way."""
+    """Of a small message between two nodes, one way: the median over the pairs."""
     all_reduce_bytes_per_s: BytesPerSecond | None = None
     """Bus bandwidth of a large all-reduce over all nodes: 2(n−1)/n · bytes / time."""
 
 
-class MeasuredFilesystem(Known):
-    """One filesystem, all ranks together."""
+class MeasuredNode(Known):
+    """One kind of node."""
 
+    date: Date | None = None
+    """When, where it was another day than the section's: a later probe was of other nodes."""
+    flops_per_s: Annotated[FlopsPerSecond | None, Field(alias="flops")] = None
+    """Of a large matmul on all cores of a node together, the slowest node's that is not named as slow."""
+    gpu_flops_per_s: Annotated[FlopsPerSecond | None, Field(alias="gpu_flops")] = None
+    """Of a large 16-bit matmul on one GPU, the slowest one's."""
+    gpu_memory_rate_bytes_per_s: BytesPerSecond | None = None
+    """Memory bandwidth of one GPU, the slowest one's."""
+    memory_rate_bytes_per_s: BytesPerSecond | None = None
+    """Memory bandwidth of a whole node, on its cores."""
+    all_reduce_bytes_per_s: BytesPerSecond | None = None
+    """Bus bandwidth of a large all-reduce inside a node by MPI, through its memory: 2(n−1)/n · bytes / time."""
+    gpu_all_reduce_bytes_per_s: BytesPerSecond | None = None
+    """The same between its GPUs, by NCCL or RCCL."""
+    fabric: MeasuredFabric | None = None
+    """Where these nodes are on a network of their own (nodes.NAME.fabric)."""
+
+
+class MeasuredFilesystem(Known):
+    """One filesystem, all ranks together, each with a file of its own."""
+
+    date: Date | None = None
+    """When, where it was another day than the section's."""
     write_bytes_per_s: BytesPerSecond | None = None
     read_bytes_per_s: BytesPerSecond | None = None
     hdf5_write_bytes_per_s: BytesPerSecond | None = None
@@ -47,7 +60,7 @@ class MeasuredFilesystem(Known):
 class Measured(Known):
     """When, with which hpcllm, on how many nodes, and what was found."""
 
-    date: date
+    date: Date
     commit: str = ""
     """Of hpcllm."""
     world_size: Annotated[int, Field(ge=1)]

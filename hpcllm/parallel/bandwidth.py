@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 from mpi4py import MPI
@@ -17,6 +18,7 @@ LINK_TRIES = 2
 MAX_PARTNERS = 8  # of one node, so that a thousand nodes take no longer than nine
 REPEAT_S = 0.2
 PINGS = 5
+ROUND_TRIPS = 200
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,15 @@ class AllReduce:
     seconds: float
     """Of one call, on the slowest rank."""
 
+    def bus_bytes_per_s(self, ranks: int) -> float:
+        """What each rank's link carries: a ring sends every byte 2(n−1)/n times."""
+        return 2 * (ranks - 1) / ranks * self.bytes / self.seconds
 
-def measure_all_reduce(comm: MPI.Comm) -> tuple[list[AllReduce], list[int]]:
-    """Times, and the ranks on which a sum was wrong."""
+
+def measure_all_reduce(comm: MPI.Comm, sizes: Sequence[int] = ALL_REDUCE_BYTES) -> tuple[list[AllReduce], list[int]]:
+    """Times by size, and the ranks on which a sum was wrong."""
     times, right = [], True
-    for num_bytes in ALL_REDUCE_BYTES:
+    for num_bytes in sizes:
         mine = np.full(num_bytes // 8, comm.rank + 1.0)
         total = np.zeros_like(mine)
         once = _timed(comm, mine, total, 1)
@@ -75,6 +81,13 @@ def _exchange_s(comm: MPI.Comm, partner: int) -> float:
     return min(times)
 
 
+def wait_quietly(comm: MPI.Comm) -> None:
+    """A barrier that leaves the cores to those that still measure; MPI's own would keep them busy."""
+    everybody = comm.Ibarrier()
+    while not everybody.Test():
+        time.sleep(0.002)
+
+
 def rounds(players: int, most: int) -> Iterator[list[tuple[int, int]]]:
     """A tournament: in each round everybody meets one other, after players − 1 rounds everybody has met all.
 
@@ -85,6 +98,27 @@ def rounds(players: int, most: int) -> Iterator[list[tuple[int, int]]]:
         across = zip(ring[: len(ring) // 2], reversed(ring), strict=False)
         yield [(min(pair), max(pair)) for pair in across if max(pair) < players]
         ring = [ring[0], ring[-1], *ring[1:-1]]
+
+
+def measure_latency(leaders: MPI.Comm) -> float | None:
+    """Seconds of a small message one way: half of a round trip, the median over node 0's partners. None: one node."""
+    word, halves = np.zeros(1), []
+    for node in range(1, min(leaders.size, MAX_PARTNERS + 1)):
+        if leaders.rank == 0:
+            halves.append(min(_round_trip_s(leaders, word, node) for _ in range(ROUND_TRIPS)) / 2)
+        elif leaders.rank == node:
+            for _ in range(ROUND_TRIPS):
+                leaders.Recv(word, 0)
+                leaders.Send(word, 0)
+    found: float | None = leaders.bcast(median(halves) if halves else None)
+    return found
+
+
+def _round_trip_s(leaders: MPI.Comm, word: np.ndarray, node: int) -> float:
+    start = time.perf_counter()
+    leaders.Send(word, node)
+    leaders.Recv(word, node)
+    return time.perf_counter() - start
 
 
 def clock_offsets(leaders: MPI.Comm) -> list[float]:

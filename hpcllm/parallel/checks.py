@@ -10,11 +10,14 @@ from itertools import combinations
 from statistics import median
 from typing import Any, Literal
 
+from hpcllm.parallel.expected import Expected, Started
 from hpcllm.units import format_bytes_per_s, format_seconds
 
 CLOCK_SKEW_S = 0.5
 SLOW_SHARE = 0.5  # of the median of the other nodes, below which a node is slow
 RATE_FLOOR = 0.3  # of one rail's rate in the profile; TCP in place of InfiniBand reaches less
+TCP_SHARE = 0.1  # of a rail, below which it is hardly anything else
+TCP_FABRICS = ("ethernet", "none")
 _FLAVOURS = (  # beginnings and parts of MPI_Get_library_version, the special before the general
     ("Open MPI", "openmpi"),
     ("CRAY MPICH", "cray-mpich"),
@@ -36,33 +39,6 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.severity}: {self.check}: {self.what}\n  likely cause: {self.cause}\n  what to do: {self.action}"
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What there should be. None: nobody said."""
-
-    ranks: int | None = None
-    nodes: int | None = None
-    source: str = ""
-    """Who says so: an option, a file, a variable of the launcher."""
-    flavour: str | None = None
-    """The profile's MPI library."""
-    rate_bytes_per_s: float | None = None
-    """The profile's rate of one rail. One pair of ranks fills one rail, whatever the node has."""
-    unbound: bool = False
-    """The profile binds nothing: one machine that its user shares with other work."""
-    shares_cores: bool = False
-    """The job was planned with more ranks than cores."""
-
-
-@dataclass(frozen=True)
-class Started:
-    """This process as its launcher numbered it, without asking MPI. None: no launcher did."""
-
-    rank: int | None = None
-    size: int | None = None
-    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,35 +64,6 @@ class Link:
 
     nodes: tuple[int, int]
     bytes_per_s: float
-
-
-_LAUNCHERS = (  # rank and size that a launcher gives each process; the one nearest to the process first
-    ("PMI_RANK", "PMI_SIZE"),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
-)
-
-
-def started_as(environment: Mapping[str, str]) -> Started:
-    """Who the launcher says that this process is."""
-    for rank, size in _LAUNCHERS:
-        if rank in environment and size in environment:
-            return Started(int(environment[rank]), int(environment[size]), size)
-    return Started()
-
-
-def expected_of_environment(environment: Mapping[str, str]) -> Expected:
-    """What the launcher or the allocation was asked for. A step of Slurm's knows better than its allocation."""
-    started = started_as(environment)
-    ranks = started.size or _number(environment, "SLURM_NTASKS")
-    nodes = _number(environment, "SLURM_STEP_NUM_NODES") or _number(environment, "SLURM_NNODES")
-    nodes = min(nodes, ranks) if nodes and ranks else nodes
-    return Expected(ranks, nodes, started.source or ("SLURM_NTASKS" if ranks else ""))
-
-
-def _number(environment: Mapping[str, str], name: str) -> int | None:
-    return int(environment[name]) if environment.get(name, "").isdigit() else None
 
 
 def check_counts(size: int, nodes: int, started: Started, asked: Expected, library: str) -> list[Finding]:
@@ -222,6 +169,31 @@ def check_library(library: str, asked: Expected) -> list[Finding]:
     ]
 
 
+def check_gpus(seen: Sequence[tuple[str, int]], asked: Expected) -> list[Finding]:
+    """Every node shows as many GPUs as the profile says; `seen` are (host, GPUs)."""
+    lacking = [f"{count} on {host}" for host, count in seen if count < asked.gpus]
+    if not lacking:
+        return []
+    return [
+        _error(
+            "GPUs",
+            f"torch sees {', '.join(lacking[:8])}; {asked.gpus_key} says {asked.gpus}",
+            "a torch that was built without CUDA or ROCm, a driver that is not loaded, or GPUs that were not asked for",
+            "python -c 'import torch; print(torch.version.cuda, torch.cuda.device_count())' on that node; "
+            "scheduler.gpu_request in the profile",
+        )
+    ]
+
+
+def check_hdf5(said: str, filesystem: str | None) -> list[Finding]:
+    """HDF5 can write here with file locks as they are set; `said` is its error where not."""
+    if not said:
+        return []
+    where = f"filesystems.{filesystem}" if filesystem else "this filesystem"
+    action = f"say locking: false under {where} (scripts then export HDF5_USE_FILE_LOCKING=FALSE)"
+    return [_error("HDF5", said, "file locks do not work there, or it is full", action)]
+
+
 def check_all_reduce(wrong: Sequence[int], hosts: Sequence[str]) -> list[Finding]:
     """The sums were right on every rank."""
     if not wrong:
@@ -282,12 +254,20 @@ def _slow_fabric(nodes: Sequence[int], rate: float, hosts: Sequence[str], asked:
     one_slow = "one of the two has a slow link, or " if len(nodes) == 2 else ""
     return _error(
         "links",
-        f"{format_bytes_per_s(rate)} {between}; a rail of the profile's fabric does "
-        f"{format_bytes_per_s(asked.rate_bytes_per_s)}",
-        f"{one_slow}MPI goes over another network (TCP in place of the fabric)",
+        f"{format_bytes_per_s(rate)} {between}; a rail does {format_bytes_per_s(asked.rate_bytes_per_s)} "
+        f"({asked.rate_key})",
+        f"{one_slow}{_other_network(rate, asked)}",
         "see which network MPI uses (UCX_LOG_LEVEL=info, FI_LOG_LEVEL=info) and what the profile says under fabric, "
         "or try other nodes",
     )
+
+
+def _other_network(rate: float, asked: Expected) -> str:
+    """TCP reaches a tenth of a fast fabric or less; a fabric that is TCP has none to fall back from."""
+    if asked.fabric in TCP_FABRICS:
+        return "MPI goes over another, slower interface"
+    sure = " (an order of magnitude below)" if rate < TCP_SHARE * (asked.rate_bytes_per_s or 0) else ""
+    return f"MPI goes over TCP in place of {asked.fabric}{sure}"
 
 
 def ranges(numbers: frozenset[int]) -> str:

@@ -16,20 +16,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcllm import __version__
-from hpcllm.cluster.profile import frozen_profile
 from hpcllm.errors import ExitCode, HpcllmError
-from hpcllm.job.spec import CommandJob, Job, frozen_any_job
+from hpcllm.job.spec import Job, frozen_any_job
 from hpcllm.launch.pipeline import find_stage
 from hpcllm.parallel import checks
-from hpcllm.parallel.checks import Expected, Finding, Link, RankFacts
+from hpcllm.parallel.checks import Finding, Link, RankFacts
+from hpcllm.parallel.expected import Expected, expected, started_as
+from hpcllm.parallel.interfaces import check_names, network_here, start_mpi
 from hpcllm.parallel.stage import record_failure
 from hpcllm.parallel.world import World
-from hpcllm.plan.plan import read_plan
 from hpcllm.run_directory import Run
 from hpcllm.units import format_bytes, format_bytes_per_s, format_seconds
 
@@ -63,7 +63,7 @@ def main(ranks: int | None, nodes: int | None, run: Path | None, as_json: bool) 
     """Check, print on rank 0, and return the exit code, on every rank the same. Raises HpcllmError on rank 0 alone."""
     watchdog = _Watchdog(LIMIT_S)
     start = time.perf_counter()
-    world = World.of_mpi()
+    world = start_mpi(lambda message: _record(run, World.alone(), message))
     asked = world.broadcast(_asked_or_error(ranks, nodes, run) if world.rank == 0 else None)
     if isinstance(asked, HpcllmError):
         watchdog.stop()
@@ -72,21 +72,21 @@ def main(ranks: int | None, nodes: int | None, run: Path | None, as_json: bool) 
         return int(asked.exit_code)
     assert asked is not None
     report = check(world, asked, watchdog)
-    if world.rank == 0 and (world.size > 1 or not checks.started_as(os.environ).rank):  # of N singletons one speaks
+    if world.rank == 0 and (world.size > 1 or not started_as(os.environ).rank):  # of N singletons one speaks
         print(_json(report) if as_json else _table(report, time.perf_counter() - start), flush=True)
-        if report.failed and run is not None:
-            _record(Run.open(run), report)
+        if report.failed:
+            _record(run, world, "; ".join(f.what for f in report.findings if f.severity == "error"))
     failed = world.broadcast(report.failed)
     watchdog.stop()
     return int(ExitCode.FAILED if failed else ExitCode.DONE)
 
 
-def _record(run: Run, report: Report) -> None:
+def _record(path: Path | None, world: World, errors: str) -> None:
     """The training that preflight kept from starting has failed, and says why. A command's script says it itself."""
-    job = frozen_any_job(run)
-    if isinstance(job, Job):
-        errors = "; ".join(finding.what for finding in report.findings if finding.severity == "error")
-        record_failure(run, find_stage(job, "train"), report.world, f"preflight: {errors}")
+    run = Run.open(path) if path else None
+    job = frozen_any_job(run) if run else None
+    if run and isinstance(job, Job):
+        record_failure(run, find_stage(job, "train"), world, f"preflight: {errors}")
 
 
 def check(world: World, asked: Expected, watchdog: _Watchdog | None = None) -> Report:
@@ -96,11 +96,13 @@ def check(world: World, asked: Expected, watchdog: _Watchdog | None = None) -> R
     say: Callable[[str], None] = watchdog.now if watchdog else lambda check: None
     report = Report(world, asked, _library(MPI.Get_library_version()))
     say("counting the ranks")
-    started = checks.started_as(os.environ)
+    started = started_as(os.environ)
     report.findings += checks.check_counts(world.size, world.nodes, started, asked, report.library)
     report.findings += checks.check_library(report.library, asked)
     say("comparing the ranks")
     report.facts = world.all_gather(_facts(world, report.library))
+    networks = world.all_gather(network_here() if world.local_rank == 0 else None)
+    report.findings += check_names([network for network in networks if network], asked.names)
     report.findings += checks.check_binding(report.facts, asked) + checks.check_versions(report.facts)
     if world.comm is not None and world.size > 1:
         _measure(world, world.comm, report, say)
@@ -124,14 +126,7 @@ def _measure(world: World, comm: Any, report: Report, say: Callable[[str], None]
         report.links = bandwidth.measure_links(leaders)
         report.findings += checks.check_links(report.links, world.hosts, report.asked)
         leaders.Free()
-    _wait_quietly(comm)
-
-
-def _wait_quietly(comm: Any) -> None:
-    """A barrier that leaves the cores to those that still measure; MPI's own would keep them busy."""
-    everybody = comm.Ibarrier()
-    while not everybody.Test():
-        time.sleep(0.002)
+    bandwidth.wait_quietly(comm)
 
 
 # ---- what was asked, and what is here --------------------------------------------------------------------------------
@@ -142,38 +137,6 @@ def _asked_or_error(ranks: int | None, nodes: int | None, run: Path | None) -> E
         return expected(ranks, nodes, run)
     except HpcllmError as error:
         return error
-
-
-def expected(ranks: int | None, nodes: int | None, run: Path | None) -> Expected:
-    """What there should be: by the options, else by the run directory, else by the launcher's environment."""
-    asked = checks.expected_of_environment(os.environ)
-    if run is not None:
-        asked = _of_run(Run.open(run), asked)
-    if ranks is not None:
-        asked = replace(asked, ranks=ranks, source="--ranks")
-    return replace(asked, nodes=nodes) if nodes is not None else asked
-
-
-def _of_run(run: Run, asked: Expected) -> Expected:
-    """A run of the pipeline has its ranks in plan.json, a run of somebody's command in its resources."""
-    profile, job = frozen_profile(run), frozen_any_job(run)
-    if isinstance(job, CommandJob):
-        nodes, per_node = job.resources.nodes, job.resources.ranks_per_node
-        ranks, source = (nodes * per_node, str(run.resolved_json)) if per_node else (asked.ranks, asked.source)
-        node_type = profile.node_type(job.slurm.partition)
-    else:
-        plan = read_plan(run)
-        ranks, nodes, source = plan.world_size, plan.nodes, str(run.plan_json)
-        node_type = profile.node_type(plan.partition)
-    return Expected(
-        ranks,
-        nodes,
-        source,
-        flavour=profile.software.mpi.flavour,
-        rate_bytes_per_s=profile.fabric.rate_bytes_per_s if profile.fabric.kind != "none" else None,
-        unbound=profile.scheduler.kind == "local",
-        shares_cores=bool(ranks) and (ranks or 0) > nodes * node_type.cores,
-    )
 
 
 def _facts(world: World, library: str) -> RankFacts:

@@ -16,16 +16,18 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hpcllm.errors import ExitCode, HpcllmError, Interrupted, UserError
-from hpcllm.job.spec import frozen_job
+from hpcllm.job.spec import frozen_any_job
 from hpcllm.launch.key import is_current, stage_key
 from hpcllm.launch.pipeline import Stage, find_stage
 from hpcllm.launch.process import writer_lives
+from hpcllm.parallel.expected import ranks_of_run
+from hpcllm.parallel.interfaces import start_mpi
 from hpcllm.parallel.world import World
-from hpcllm.plan.plan import read_plan
 from hpcllm.run_directory import Run, read_json, write_json
 
 HEARTBEAT_S = 10.0
@@ -34,8 +36,11 @@ GRACE_S = 2.0
 
 def run_stage(run: Run, name: str) -> None:
     """Do one stage, or nothing if it is done. Raises HpcllmError with the exit code that the script acts on."""
-    stage = find_stage(frozen_job(run), name)
-    world = World.of_mpi() if stage.ranks == "all" else World.alone()
+    stage = find_stage(frozen_any_job(run), name)
+    if not stage.program:
+        raise UserError(f"{run.root}: runs a command of its own, which only its script can start")
+    alone = partial(record_failure, run, stage, World.alone())
+    world = start_mpi(alone) if stage.ranks == "all" else World.alone()
     try:
         _check_ranks(run, stage, world)
         key = stage_key(run, stage)
@@ -64,7 +69,7 @@ def run_stage(run: Run, name: str) -> None:
 
 
 def _check_ranks(run: Run, stage: Stage, world: World) -> None:
-    expected = read_plan(run).world_size if stage.ranks == "all" else 1
+    expected = ranks_of_run(run, frozen_any_job(run)).ranks if stage.ranks == "all" else 1
     if world.size == expected:
         return
     likely = (
@@ -73,12 +78,13 @@ def _check_ranks(run: Run, stage: Stage, world: World) -> None:
         if world.size == 1
         else "start it as scripts/ does, or render the job for this number of ranks"
     )
-    raise UserError(f"{stage.id}: found {world.size} MPI ranks; the plan has {expected}; {likely}")
+    raise UserError(f"{stage.id}: found {world.size} MPI ranks; the run is for {expected}; {likely}")
 
 
 def _missing_before(run: Run, stage: Stage) -> str | None:
     """The first stage before this one that is not done as the job and the code are now."""
-    before = (find_stage(frozen_job(run), name) for name in stage.after)
+    job = frozen_any_job(run)
+    before = (find_stage(job, name) for name in stage.after)
     return next((earlier.name for earlier in before if not _is_done(run, earlier)), None)
 
 

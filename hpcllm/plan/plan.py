@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from hpcllm.run_directory import Run, read_json
@@ -33,6 +33,10 @@ class Figure:
         """`value` of the inputs, in their order; unknown when one of them is."""
         unknown = any(given is None for given in inputs.values())
         return cls(name, None if unknown else value(*inputs.values()), unit, formula, dict(inputs), source)
+
+    def renamed(self, keys: Mapping[str, str]) -> Figure:
+        """The figure with some of its inputs under other keys: those of the measurements that were preferred."""
+        return replace(self, inputs={keys.get(name, name): value for name, value in self.inputs.items()})
 
 
 @dataclass(frozen=True)

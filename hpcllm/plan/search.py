@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hpcllm.cluster.preferred import preferring_measured
 from hpcllm.cluster.profile import Profile
 from hpcllm.cluster.user import NOBODY, User
 from hpcllm.job.spec import Job
@@ -22,9 +23,10 @@ def search(profile: Profile, job: Job, oversubscribe: bool = False, user: User =
     have.
     """
     job = under_qos(profile, job, user)
+    profile, measured = preferring_measured(profile)
     placed = place(profile, job)
     micro_batch = memory.best_micro_batch(job, placed)
-    figures = _figures(profile, job, placed, micro_batch)
+    figures = {name: f.renamed(measured) for name, f in _figures(profile, job, placed, micro_batch).items()}
     misfits = fit.misfits(profile, job, oversubscribe)
     nearest = fit.nearest(profile, job, oversubscribe) if misfits else {}
     return _plan(placed, micro_batch, not misfits, figures, limits(job, placed, figures, misfits, nearest))

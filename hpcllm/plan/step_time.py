@@ -47,7 +47,10 @@ def matmul_flops_per_s(job: Job, ranks: Ranks) -> Figure:
     if not ranks.on_gpus:
         inputs = {ranks.key("flops"): ranks.node.flops_per_s, "ranks_per_node": ranks.per_node}
         return Figure.of(name, unit, "measured speed of a node / ranks_per_node", inputs, lambda node, n: node / n)
-    row = ranks.accelerator
+    row, measured = ranks.accelerator, ranks.node.gpus and ranks.node.gpus.flops_per_s
+    if measured and in_bf16(job, ranks):
+        inputs = {ranks.key("gpus.flops"): measured}
+        return Figure.of(name, unit, "measured speed of a GPU", inputs, lambda speed: speed)
     if row is None or not in_bf16(job, ranks) or not row.bf16:
         missing = "a row in cluster/accelerators.py" if row is None else "the fp32 speed, which accelerators.py lacks"
         return Figure(name, None, unit, "large bf16 matmul", {_gpu(ranks): None}, f"unknown: needs {missing}")

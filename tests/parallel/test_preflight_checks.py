@@ -3,11 +3,9 @@
 import pytest
 
 from hpcllm.parallel.checks import (
-    Expected,
     Finding,
     Link,
     RankFacts,
-    Started,
     check_all_reduce,
     check_binding,
     check_clocks,
@@ -15,11 +13,10 @@ from hpcllm.parallel.checks import (
     check_library,
     check_links,
     check_versions,
-    expected_of_environment,
     flavour_of,
     ranges,
-    started_as,
 )
+from hpcllm.parallel.expected import Expected, Started, expected_of_environment, started_as
 
 NOBODY = Started()
 HOSTS = ("n1", "n2", "n3", "n4")
@@ -232,7 +229,7 @@ def test_of_two_nodes_the_profile_tells_that_their_link_is_slow():
 
     assert check_links(pair, HOSTS, Expected()) == []
     finding = only(check_links(pair, HOSTS, Expected(rate_bytes_per_s=25e9)))
-    assert finding.what == "25 MB/s between n1 and n2; a rail of the profile's fabric does 25 GB/s"
+    assert finding.what == "25 MB/s between n1 and n2; a rail does 25 GB/s (fabric.rate)"
     assert finding.cause.startswith("one of the two has a slow link")
 
 
@@ -244,9 +241,15 @@ def test_a_node_that_reaches_what_the_profile_promises_is_not_slow_beside_faster
 
 
 def test_a_fabric_that_is_slow_everywhere_names_no_node():
-    finding = only(check_links(links(slow=set()), HOSTS, Expected(rate_bytes_per_s=25e9)))
+    finding = only(check_links(links(slow=set()), HOSTS, Expected(rate_bytes_per_s=25e9, fabric="infiniband")))
 
-    assert "TCP in place of the fabric" in finding.cause
+    assert finding.cause == "MPI goes over TCP in place of infiniband (an order of magnitude below)"
+
+
+def test_a_network_that_is_tcp_has_nothing_to_fall_back_from():
+    finding = only(check_links(links(slow=set()), HOSTS, Expected(rate_bytes_per_s=25e9, fabric="ethernet")))
+
+    assert finding.cause == "MPI goes over another, slower interface"
 
 
 def test_ranges_are_short():
