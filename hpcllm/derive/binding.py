@@ -15,6 +15,8 @@ from hpcllm.cluster.nodes import NodeType, core_numbers
 from hpcllm.cluster.profile import Profile
 from hpcllm.derive.setting import Layout
 
+Cpus = tuple[tuple[int, ...], ...]  # of each local rank, or of each GPU
+
 
 def is_oversubscribed(node: NodeType, layout: Layout) -> bool:
     """Whether ranks outnumber cores, so that they cannot be bound."""
@@ -26,7 +28,7 @@ def first_threads(cpus: tuple[int, ...], cores: int) -> tuple[int, ...]:
     return tuple(cpu for cpu in cpus if cpu - min(cpus) < cores)
 
 
-def cpus_next_to_gpus(node: NodeType) -> tuple[tuple[int, ...], ...]:
+def cpus_next_to_gpus(node: NodeType) -> Cpus:
     """The CPUs of each GPU as Slurm counts CPUs: sibling threads are among them only where it counts threads."""
     listed = [tuple(sorted(core_numbers(ranges))) for ranges in (node.gpus.cpus if node.gpus else ())]
     return tuple(cpus if node.threads_per_core > 1 else first_threads(cpus, node.cores) for cpus in listed)
@@ -46,7 +48,7 @@ def has_whole_node(node: NodeType, ranks: int, gpus: int, exclusive: bool) -> bo
     return exclusive or ranks * cores >= node.cores
 
 
-def rank_cpus(profile: Profile, layout: Layout) -> tuple[tuple[int, ...], ...] | None:
+def rank_cpus(profile: Profile, layout: Layout) -> Cpus | None:
     """The CPUs of each local rank, those next to its GPU; None where the launcher's own even division has to do."""
     node, (exclusive, _) = profile.node_type(layout.partition), profile.exclusive_in(layout.partition)
     whole = has_whole_node(node, layout.ranks_per_node, layout.gpus_per_node, exclusive)

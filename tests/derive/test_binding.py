@@ -172,6 +172,22 @@ def test_mpirun_binds_in_its_own_words(h100, command, flavour, expected):
 
 @pytest.mark.parametrize(
     ("flavour", "expected"),
+    [
+        ("mpich", "-ppn 2 -bind-to user:4+5+6,0+1+2"),
+        ("intel-mpi", "-ppn 2 -genv I_MPI_PIN_DOMAIN [70,7]"),
+        ("cray-mpich", "--ppn 2 --depth=3 --cpu-bind=list:4,5,6:0,1,2"),
+    ],
+)
+def test_mpirun_too_puts_each_rank_next_to_its_gpu(command, flavour, expected):
+    gpus = {"model": "A100-40GB", "count": 2, "memory": "40GiB", "cpus": ["4-6", "0-2"]}
+    whole = described({"cores": 8, "gpus": gpus}, exclusive=True)
+    site = changed(whole, software={"mpi": {"flavour": flavour, "launcher": ["mpirun"]}})
+
+    assert " ".join(tokens(site, command)) == f"mpirun -n 4 {expected}"
+
+
+@pytest.mark.parametrize(
+    ("flavour", "expected"),
     [("mpich", "mpirun -n 1"), ("openmpi", "mpirun -n 1 --bind-to none --oversubscribe")],
 )
 def test_on_ones_own_machine_ranks_move_freely(command, flavour, expected):

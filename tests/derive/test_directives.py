@@ -43,6 +43,8 @@ def test_a_machine_without_scheduler_has_none(command):
         ("gpus-per-node", None, {"gpus-per-node": "4"}),
         ("gpus-per-node", "a100", {"gpus-per-node": "a100:4"}),
         ("gpus-per-task", None, {"gpus-per-task": "1"}),
+        ("gpus-per-task", "a100", {"gpus-per-task": "a100:1"}),
+        ("gpus", "a100", {"gpus": "a100:8"}),
         ("none", "a100", {}),
     ],
 )
@@ -56,7 +58,14 @@ def test_gpus_are_asked_for_in_the_sites_dialect(a100, command, dialect, kind, e
 
 
 @pytest.mark.parametrize(
-    ("request_by", "expected"), [("node", {"mem": "4000M"}), ("cpu", {"mem-per-cpu": "2000M"}), ("none", {})]
+    ("request_by", "expected"),
+    [
+        ("node", {"mem": "4000M"}),
+        ("cpu", {"mem-per-cpu": "2000M"}),
+        ("gpu", {"mem": "4000M"}),  # there is no GPU by which to ask
+        ("all", {"mem": "0"}),
+        ("none", {}),
+    ],
 )
 def test_memory_is_asked_for_in_one_way(lab, command, request_by, expected):
     site = changed(lab, scheduler={"memory_request": request_by})
@@ -72,6 +81,23 @@ def test_a_part_of_a_shared_node_asks_for_its_share_of_memory(a100, command):
     whole = changed(a100, scheduler={"exclusive": True})
     assert values(whole, one_gpu)["mem"] == f"{480 * 1024}M"
     assert values(whole, one_gpu)["exclusive"] == ""
+
+
+def test_memory_by_gpu_is_a_share_of_the_nodes(a100, command):
+    site = changed(a100, scheduler={"memory_request": "gpu"})
+
+    assert values(site, command)["mem-per-gpu"] == f"{480 * 1024 // 4}M"
+    assert "mem" not in values(site, command)
+
+
+@pytest.mark.parametrize("request_by", ["node", "cpu", "gpu"])
+def test_memory_that_nobody_knows_is_asked_for_where_slurm_wants_to_be_told(a100, command, request_by):
+    node = {**a100.model_dump(by_alias=True, mode="json")["nodes"]["a100"], "memory": "unknown"}
+    site = changed(a100, nodes={"a100": node}, scheduler={"memory_request": request_by})
+
+    with pytest.raises(UserError, match=r"nodes.a100.memory: unknown in this profile, and --mem\S* needs it"):
+        values(site, command)
+    assert "mem" not in values(changed(site, scheduler={"memory_request": "none"}), command)
 
 
 def test_slurms_cpus_are_threads(h100, command):
@@ -97,6 +123,60 @@ def test_a_qos_comes_from_the_job_then_the_person_then_the_partition(a100, comma
 def test_a_missing_account_says_where_to_give_one(a100, command):
     with pytest.raises(UserError, match=r"ib-lustre-a100 refuses a job without one; give --account"):
         derived(a100, command, NOBODY)
+
+
+def with_partition(profile, **changes):
+    """The profile with one partition, changed."""
+    (name, queue), *_ = profile.model_dump(by_alias=True, mode="json")["scheduler"]["partitions"].items()
+    return changed(profile, scheduler={"partitions": {name: {**queue, **changes}}})
+
+
+def test_where_a_constraint_chooses_the_nodes_no_partition_is_named(a100, command):
+    found = derived(with_partition(a100, named=False, constraint="gpu&hbm80g"), command)
+
+    assert "partition" not in found
+    assert found["constraint"].value == "gpu&hbm80g"
+    assert found["constraint"].key == "scheduler.partitions.gpu.constraint"
+
+
+def test_an_unlimited_partition_does_not_end_a_job_never(a100, command):
+    found = derived(with_partition(a100, max_time="unlimited"), command)
+
+    assert found["partition"].reason == "the job fits here"
+
+
+@pytest.mark.parametrize("account", ["physics", "physics@h100"])
+def test_an_account_ends_in_what_the_partition_wants(a100, command, account):
+    site = with_partition(a100, account_suffix="@h100")
+
+    assert derived(site, command, User(account=account))["account"].value == "physics@h100"
+
+
+def test_a_missing_qos_names_those_that_there_are(a100, command):
+    qos = {"long": {"max_time": "4d"}, "debug": {"max_time": "30m"}}
+    site = changed(a100, scheduler={"qos_required": True, "qos": qos})
+
+    with pytest.raises(UserError, match=r"refuses a job without one; give --qos NAME \(there is long, debug\)"):
+        derived(site, command, User(account="physics"))
+    by_hand = changed(command, slurm={"directives": {"qos": "mine"}})
+    assert derived(site, by_hand, User(account="physics"))["qos"].value == "mine"
+
+
+def test_a_partition_decides_for_itself_whether_jobs_have_whole_nodes(a100, command):
+    whole = derived(with_partition(a100, exclusive=True), changed(command, resources={"gpus_per_node": 1}))
+
+    assert whole["exclusive"].key == "scheduler.partitions.gpu.exclusive"
+    assert whole["mem"].value == f"{480 * 1024}M"
+    shared = changed(with_partition(a100, exclusive=False), scheduler={"exclusive": True})
+    assert "exclusive" not in derived(shared, command)
+
+
+def test_a_partitions_directives_win_over_the_sites_and_lose_to_the_jobs(a100, command):
+    site = changed(with_partition(a100, directives={"hint": "nomultithread"}), scheduler={"directives": {"hint": "x"}})
+
+    assert derived(site, command)["hint"].key == "scheduler.partitions.gpu.directives.hint"
+    own = changed(command, slurm={"directives": {"hint": "multithread"}})
+    assert derived(site, own)["hint"].value == "multithread"
 
 
 def test_the_jobs_own_directives_win_over_the_sites_over_the_derived(lab, command):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from example_clusters import changed, profile_named
 
+from hpcllm.cluster.user import User
 from hpcllm.derive.layout import layout, warning_s
 from hpcllm.errors import DoesNotFit, UserError
 from hpcllm.launch.pipeline import COMMAND, find_stage
@@ -78,6 +79,43 @@ def test_a_command_goes_to_the_first_partition_that_can_run_it(a100, command):
 
     assert layout(a100, command, None, COMMAND).partition == "gpu"
     assert layout(a100, long, None, COMMAND).partition == "gpu-preempt"
+
+
+QOS = {"debug": {"max_time": "30m", "max_nodes": 2}, "long": {"max_time": "4d", "max_nodes": 8}}
+
+
+def queue(profile, **changes):
+    """One partition of a day, whose QOS have limits of their own."""
+    partitions = {"gpu": {"node_type": "a100", "max_time": "24h", "max_nodes": 64, **changes}}
+    qos = {name: {**rules, "overrides_partition": True} for name, rules in QOS.items()}
+    return changed(profile, scheduler={"partitions": partitions, "qos": qos})
+
+
+def test_a_qos_that_allows_the_job_is_named(a100, command):
+    job = changed(command, resources={"time": "2d"})
+
+    with pytest.raises(DoesNotFit, match=r"partition gpu allows at most 1 d; .*--qos long allows 4 d on up to 8 nodes"):
+        layout(queue(a100), job, None, COMMAND)
+    assert layout(queue(a100), changed(job, slurm={"qos": "long"}), None, COMMAND).time_s == 2 * 86400
+
+
+def test_the_persons_qos_bounds_the_job_where_it_names_none(a100, command):
+    with pytest.raises(DoesNotFit, match=r"partition gpu with QOS debug allows at most 30 min"):
+        layout(queue(a100), command, None, COMMAND, User(qos="debug"))
+
+
+def test_a_qos_that_a_partition_does_not_take_is_refused(a100, command):
+    job = changed(command, slurm={"qos": "long"})
+
+    with pytest.raises(DoesNotFit, match=r"slurm.qos: found long; partition gpu takes debug"):
+        layout(queue(a100, allow_qos=["debug"]), job, None, COMMAND)
+
+
+def test_a_stage_without_use_for_a_gpu_asks_for_one_where_it_has_to(a100, demo):
+    site, stage = queue(a100, gpu_required=True), find_stage(demo, "tokenizer")
+
+    assert layout(site, demo, search(site, demo), stage).gpus_per_node == 1
+    assert layout(queue(a100), demo, search(a100, demo), stage).gpus_per_node == 0
 
 
 def test_an_unknown_partition_names_the_ones_there_are(lab, command):
