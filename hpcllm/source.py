@@ -71,7 +71,7 @@ class Examined(Generic[Model]):
 def load(path: Path, model: type[Model]) -> Model:
     """Read one YAML file into a record. Raises SourceError with all the mistakes, UserError if it cannot be read."""
     document = yaml_text.read(read_text(path), str(path))
-    return _whole(examine(document, model, str(path)))
+    return whole(examine(document, model, str(path)))
 
 
 def read_text(path: Path) -> str:
@@ -108,10 +108,11 @@ def merged(base: Any, over: Any) -> Any:
 
 def check(data: Any, model: type[Model], file: str, places: Places) -> Model:
     """Plain data into a record; every mistake located. Raises SourceError."""
-    return _whole(examine(Document(data, places), model, file))
+    return whole(examine(Document(data, places), model, file))
 
 
-def _whole(examined: Examined[Model]) -> Model:
+def whole(examined: Examined[Model]) -> Model:
+    """The record of a document without mistakes. Raises SourceError with all of them."""
     if examined.problems or examined.record is None:
         raise SourceError(examined.problems)
     return examined.record

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpcllm.cli.words import command, group, json_option, print_json, profile_of
-from hpcllm.errors import UserError
+from hpcllm.errors import ExitCode, UserError
+from hpcllm.schema import schema
+
+if TYPE_CHECKING:
+    from hpcllm.cluster.lint import Linted
 
 
 def add(commands: Any) -> None:
@@ -20,8 +26,15 @@ def add(commands: Any) -> None:
     show.add_argument("cluster", nargs="?", metavar="CLUSTER")
     show.add_argument("--derived", action="store_true", help="every derived line with its key and reason")
     json_option(show)
-    lint = command(profile, "lint", _profile_lint, "every mistake of a profile", "profile lint mycluster.yaml")
-    lint.add_argument("path", type=Path, metavar="FILE")
+    lint = command(
+        profile,
+        "lint",
+        _profile_lint,
+        "every mistake of a profile, and what is doubtful",
+        "profile lint mycluster.yaml",
+    )
+    lint.add_argument("names", nargs="+", metavar="FILE|NAME")
+    json_option(lint)
     detect = command(
         profile,
         "detect",
@@ -37,7 +50,8 @@ def add(commands: Any) -> None:
 
     job = group(commands, "job", "for researchers: describe a job")
     lint = command(job, "lint", _job_lint, "every mistake of a job", "job lint jobs/demo.yaml")
-    lint.add_argument("path", type=Path, metavar="FILE")
+    lint.add_argument("names", nargs="+", metavar="FILE")
+    json_option(lint)
     command(job, "schema", _job_schema, "JSON schema, for editors", "job schema > job.schema.json")
 
 
@@ -57,10 +71,29 @@ def _profile_show(arguments: argparse.Namespace) -> None:
         print(path.read_text(encoding="utf-8"), end="")
 
 
-def _profile_lint(arguments: argparse.Namespace) -> None:
-    from hpcllm.cluster.profile import load_profile
+def _profile_lint(arguments: argparse.Namespace) -> ExitCode:
+    from hpcllm.cluster.find import profile_file
+    from hpcllm.cluster.lint import lint_file
 
-    print(f"{arguments.path}: fine, describes {load_profile(arguments.path).name}")
+    files = [profile_file(name) for name in arguments.names]
+    today = datetime.now(UTC).date()
+    return _told({path: lint_file(path, today) for path in files}, arguments.json)
+
+
+def _told(linted: dict[Path, Linted], as_json: bool) -> ExitCode:
+    """Every finding, and a line for each file; or one JSON document. An error is a mistake of the user."""
+    if as_json:
+        print_json({str(path): _findings(one) for path, one in linted.items()})
+    for path, one in linted.items() if not as_json else ():
+        for finding in one.findings:
+            print(finding)
+        print(f"{path}: {one.verdict}")
+    return ExitCode.DONE if all(one.name for one in linted.values()) else ExitCode.USER_MISTAKE
+
+
+def _findings(linted: Linted) -> dict[str, Any]:
+    rows = [{"severity": finding.severity, **asdict(finding.problem)} for finding in linted.findings]
+    return {"name": linted.name, "findings": rows}
 
 
 def _profile_detect(arguments: argparse.Namespace) -> None:
@@ -91,16 +124,17 @@ def _agreed() -> bool:
 def _profile_schema(arguments: argparse.Namespace) -> None:
     from hpcllm.cluster.profile import Profile
 
-    print_json(Profile.model_json_schema())
+    print_json(schema(Profile))
 
 
-def _job_lint(arguments: argparse.Namespace) -> None:
-    from hpcllm.job.spec import load_job
+def _job_lint(arguments: argparse.Namespace) -> ExitCode:
+    from hpcllm.cluster.lint import lint_record
+    from hpcllm.job.spec import Job
 
-    print(f"{arguments.path}: fine, describes {load_job(arguments.path).name}")
+    return _told({Path(name): lint_record(Path(name), Job) for name in arguments.names}, arguments.json)
 
 
 def _job_schema(arguments: argparse.Namespace) -> None:
     from hpcllm.job.spec import Job
 
-    print_json(Job.model_json_schema())
+    print_json(schema(Job))

@@ -28,7 +28,7 @@ def find_profile(name: str | None) -> tuple[Profile, Path | None]:
     elif name == LOCAL and not _named(LOCAL):
         path = None
     else:
-        path = _asked(name)
+        path = profile_file(name)
     return (load_profile(path), path) if path else (local_profile(), None)
 
 
@@ -49,7 +49,8 @@ def slurm_cluster_name() -> str | None:
     return matched[1] if matched else None
 
 
-def _asked(name: str) -> Path:
+def profile_file(name: str) -> Path:
+    """The file that a path or a profile's name means. Raises UserError for an unknown name."""
     looks_like_a_path = "/" in name or name.endswith((".yaml", ".yml"))
     if looks_like_a_path:
         return Path(name)

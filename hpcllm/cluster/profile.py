@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from hpcllm import source
+from hpcllm import source, yaml_text
 from hpcllm.cluster.fabric import Fabric
 from hpcllm.cluster.known import Known
 from hpcllm.cluster.measured import Measured
@@ -24,6 +24,7 @@ from hpcllm.names import Environment
 from hpcllm.run_directory import Run
 from hpcllm.source import Record
 from hpcllm.units import Seconds
+from hpcllm.yaml_text import Document
 
 NOT_INHERITED = ("verified", "measured")  # what was proved of one profile does not hold for another
 
@@ -152,32 +153,36 @@ class Profile(Known):
 
 def load_profile(path: Path) -> Profile:
     """Read a profile file and what it extends. Raises SourceError with all of its mistakes."""
-    data, places = read_profile(path)
-    return source.check(data, Profile, str(path), places)
+    return source.whole(source.examine(profile_document(path), Profile, str(path)))
 
 
-def read_profile(path: Path) -> tuple[Any, source.Places]:
-    """A profile file as plain data, merged over what it extends, and where each value stands.
+def profile_document(path: Path) -> Document:
+    """A profile file merged over what it extends, and where each value stands.
 
     Raises SourceError for a file that is not YAML, or extends what is not there or extends itself.
     """
     return _read(path, ())
 
 
-def _read(path: Path, below: tuple[Path, ...]) -> tuple[Any, source.Places]:
-    data, places = source.parse(source.read_text(path), str(path))
-    base = data.get("extends") if isinstance(data, dict) else None
+def _read(path: Path, below: tuple[Path, ...]) -> Document:
+    own = yaml_text.read(source.read_text(path), str(path))
+    base = own.data.get("extends") if isinstance(own.data, dict) else None
     if not isinstance(base, str):
-        return data, places
+        return own
     file = _base(path, base)
     if file is None or file.resolve() in [p.resolve() for p in (*below, path)]:
         what = "there is no such profile" if file is None else "profiles extend each other in a circle"
-        raise SourceError([Problem(*places[("extends",)], "extends", f"found {base!r}; {what}")])
-    base_data, base_places = _read(file, (*below, path))
-    if not isinstance(base_data, dict):
-        return data, places
-    base_data = {key: value for key, value in base_data.items() if key not in NOT_INHERITED}
-    return source.merged(base_data, data), {**base_places, **places}
+        raise SourceError([*own.problems, Problem(*own.places["extends",], "extends", f"found {base!r}; {what}")])
+    extended = _read(file, (*below, path))
+    if not isinstance(extended.data, dict):
+        return own
+    inherited = {key: value for key, value in extended.data.items() if key not in NOT_INHERITED}
+    return Document(
+        source.merged(inherited, own.data),
+        {**extended.places, **own.places},
+        (*extended.problems, *own.problems),
+        (*extended.ambiguous, *own.ambiguous),
+    )
 
 
 def _base(path: Path, name: str) -> Path | None:
