@@ -51,9 +51,7 @@ def test_an_area_is_chosen_by_what_belongs_to_it(jean_zay, slurm, user):
 
 
 def test_an_account_of_another_area_is_refused(jean_zay):
-    with pytest.raises(
-        DoesNotFit, match="abc@a100; accounts of partition gpu_p6 end in @h100; gpu_p5 can run it"
-    ):
+    with pytest.raises(DoesNotFit, match="abc@a100; accounts of partition gpu_p6 end in @h100; gpu_p5 can run it"):
         settings_of(jean_zay, {"account": "abc@a100", "partition": "gpu_p6"}, User())
 
 
