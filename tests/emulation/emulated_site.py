@@ -39,6 +39,9 @@ class SlurmLab(Record):
     partitions: tuple[str, ...]
     """Lines of slurm.conf behind `PartitionName=`."""
     slurm_conf: tuple[str, ...] = ()
+    job_submit: str = ""
+    """The site's own rules about what is submitted, as the body of Slurm's job_submit.lua: `job_desc` is the request, and
+    `return slurm.ERROR` refuses it."""
     accounts: dict[str, Account] = {}
     """None: root has one account, and needs to name none."""
     qos: dict[str, dict[str, Value]] = {}
@@ -114,6 +117,10 @@ def lab_settings(site: Site, folder: Path) -> dict[str, str]:
         "EXTRA_CONF": list(site.lab.slurm_conf),
         "ACCOUNTING": accounting(site.lab),
     }
+    if site.lab.job_submit:
+        files["EXTRA_CONF"].append("JobSubmitPlugins=lua")
+        (folder / "slurm").mkdir(exist_ok=True)
+        (folder / "slurm" / "job_submit.lua").write_text(_JOB_SUBMIT.format(site.lab.job_submit), encoding="utf-8")
     for name, lines in files.items():
         (folder / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     paths = {name: str(folder / name) for name in files}
@@ -169,6 +176,14 @@ def _executable(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
     path.chmod(0o755)
 
+
+_JOB_SUBMIT = """\
+function slurm_job_submit(job_desc, part_list, submit_uid)
+{}
+  return slurm.SUCCESS
+end
+function slurm_job_modify(job_desc, job_rec, part_list, modify_uid) return slurm.SUCCESS end
+"""
 
 # srun without the options of plugins that the lab does not have.
 _SRUN = """\

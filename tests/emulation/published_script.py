@@ -182,7 +182,7 @@ def _environment(text: str) -> dict[str, str]:
     """Every `export NAME=VALUE NAME`, of the script itself and of what starts each rank."""
     found: dict[str, str] = {}
     for line in text.splitlines():
-        if matched := re.search(r"(?:^\s*|bash -c ')export (.*)", line):
+        if matched := re.search(r"(?:^\s*|\|\| |bash -c ')export (.*)", line):
             pairs = (word.partition("=") for word in shlex.split(matched[1], comments=True))
             found |= {name: value for name, _, value in pairs if re.fullmatch(r"[A-Za-z_]\w*", name)}
     return found
