@@ -99,7 +99,9 @@ def _omni_path(profile: Profile, fabric: Fabric) -> list[Setting]:
 
 
 def _tcpx(profile: Profile, fabric: Fabric) -> list[Setting]:
-    return _gpu_direct_tcp(profile, fabric, "NCCL_GPUDIRECTTCPX_CTRL_DEV", "NCCL_GPUDIRECTTCPX_SOCKET_IFNAME")
+    names = ("NCCL_GPUDIRECTTCPX_CTRL_DEV", "NCCL_GPUDIRECTTCPX_SOCKET_IFNAME")
+    plugin = Setting("NCCL_NET", "GPUDirectTCPX_v7", "fabric.kind", "fail at the start rather than fall back to TCP")
+    return [plugin, *_gpu_direct_tcp(profile, fabric, *names)]
 
 
 def _tcpxo(profile: Profile, fabric: Fabric) -> list[Setting]:
