@@ -40,8 +40,8 @@ class SlurmLab(Record):
     """Lines of slurm.conf behind `PartitionName=`."""
     slurm_conf: tuple[str, ...] = ()
     job_submit: str = ""
-    """The site's own rules about what is submitted, as the body of Slurm's job_submit.lua: `job_desc` is the request, and
-    `return slurm.ERROR` refuses it."""
+    """The site's own rules about what is submitted, as the body of Slurm's job_submit.lua: `job_desc` is the request,
+    and `return slurm.ERROR` refuses it."""
     accounts: dict[str, Account] = {}
     """None: root has one account, and needs to name none."""
     qos: dict[str, dict[str, Value]] = {}

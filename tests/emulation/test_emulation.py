@@ -29,7 +29,8 @@ TRAIN = ["python", "trainer.py"]
 
 def test_every_shipped_profile_of_a_site_is_emulated() -> None:
     not_sites = {"ethernet-nfs-h100", "ib-lustre-a100", "slurm-lab", "local", "template"}
-    as_another = {"fir": "narval"}  # the same federation's rules; narval.yaml says in what its nodes differ
+    # The same rules on other nodes, and another fabric.
+    as_another = {"fir": "narval", "gcp-a3-high": "gcp-a3-mega"}
 
     profiles = {path.stem for path in shipped_profiles().glob("*.yaml")}
 
