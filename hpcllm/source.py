@@ -65,7 +65,7 @@ class Examined(Generic[Model]):
     """With wrong values left out, or others in their place; None where too little is right."""
     problems: tuple[Problem, ...]
     doubtful: tuple[FieldPath, ...]
-    """Where another value had to stand in for a wrong one: nothing follows from what is there."""
+    """Where another value had to stand in for a wrong one: nothing follows from what is there, or below."""
 
 
 def load(path: Path, model: type[Model]) -> Model:
@@ -140,7 +140,7 @@ def examine(document: Document, model: type[Model], file: str) -> Examined[Model
             continue
         found = [(path, what) for path, what in _contradictions(record, ()) if not mended.doubts(path)]
         problems += [Problem(*_place(path, places, file), dotted(path), what) for path, what in found]
-        return Examined(record, tuple(problems), tuple(mended.stand_ins))
+        return Examined(record, tuple(problems), tuple(mended.doubtful))
     return Examined(None, tuple(problems), ())
 
 
@@ -150,6 +150,7 @@ class _Mended:
     def __init__(self, data: dict[str, Any]) -> None:
         self.data = data
         self.stand_ins: list[FieldPath] = []
+        self.doubtful: list[FieldPath] = []
         self.tries: dict[FieldPath, int] = {}
 
     def follows(self, path: FieldPath, kind: str) -> bool:
@@ -163,28 +164,37 @@ class _Mended:
         return any(path[: len(p)] == p or (beside and path[:-1] == p[:-1]) for p in self.stand_ins)
 
     def set_aside(self, errors: list[tuple[ErrorDetails, FieldPath]], model: type[BaseModel]) -> None:
-        """One round. Lists from behind, so that the numbers of their elements stay true."""
-        for error, path in sorted(errors, key=lambda pair: [str(step).zfill(9) for step in pair[1]], reverse=True):
-            self._set_aside(error["type"], path, error, model)
+        """One round. Misspelt keys first, since they may be what is missing."""
+        for error, path in sorted(errors, key=lambda pair: pair[0]["type"] != "extra_forbidden"):
+            while path and self.tries.get(path, 0) > 1:  # neither without it nor with a stand-in: it goes as a whole
+                path = path[:-1]
+            above = _at(self.data, path[:-1])
+            if path and isinstance(above, list):  # an element: a shorter list would be another mistake
+                path, above = path[:-1], _at(self.data, path[:-2])
+                error = {**error, "type": "tuple_type"}
+            if path and isinstance(above, dict):
+                self.tries[path] = self.tries.get(path, 0) + 1
+                self._replace(above, path, error, model)
 
-    def _set_aside(self, kind: str, path: FieldPath, error: ErrorDetails, model: type[BaseModel]) -> None:
-        while path and self.tries.get(path, 0) > 1:  # neither without it nor with a stand-in: it goes as a whole
-            path = path[:-1]
-        above = _at(self.data, path[:-1])
-        if not path or above is None:
-            return
-        self.tries[path] = self.tries.get(path, 0) + 1
-        near = _nearest(error) if kind == "literal_error" else None
-        if near:
-            above[path[-1]] = near
-        elif kind == "missing" or kind in _COLLECTIONS:
-            above[path[-1]] = _COLLECTIONS[kind]() if kind in _COLLECTIONS else _stand_in(_field_at(model, path))
-            self.stand_ins.append(path)
-            self.tries[path] += 1
-        elif isinstance(above, dict):
-            above.pop(path[-1], None)
-        elif isinstance(path[-1], int) and path[-1] < len(above):
-            above.pop(path[-1])
+    def _replace(self, above: dict[Any, Any], path: FieldPath, error: ErrorDetails, model: type[BaseModel]) -> None:
+        kind, key = error["type"], path[-1]
+        if kind == "literal_error" and _nearest(error):
+            above[key] = _nearest(error)
+        elif kind in _COLLECTIONS:
+            above[key] = _COLLECTIONS[kind]()
+            self._stands_in(path, path)
+        elif kind == "missing" and key not in above:
+            above[key] = _stand_in(_field_at(model, path))
+            self._stands_in(path, path[:-1] or path)
+        elif kind != "missing":
+            wrong, meant = above.pop(key, None), _near_key(path, model) if kind == "extra_forbidden" else None
+            if meant:
+                above.setdefault(meant, wrong)
+
+    def _stands_in(self, path: FieldPath, doubtful: FieldPath) -> None:
+        self.stand_ins.append(path)
+        self.doubtful.append(doubtful)
+        self.tries[path] += 1
 
 
 _COLLECTIONS: dict[str, type[dict[str, Any]] | type[list[Any]]] = {

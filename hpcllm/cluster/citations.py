@@ -42,7 +42,11 @@ def doubts(profile: Profile, data: Any, places: Places, text: str) -> Iterator[D
     for name in profile.sources:
         if places.get(("sources", name), ("",))[0] == own and name not in everything:
             yield warning(("sources", name), "cited by no value")
-    if profile.verified.how == "documented":
+    if profile.verified.how != "documented":
+        return
+    if not profile.sources:
+        yield warning(("verified", "how"), "documented, but no page is named under `sources:`")
+    else:
         covered = {line for line, names in cited.items() if names}
         yield from _uncited(data, places, own, covered)
 

@@ -24,6 +24,7 @@ class Fabric(Known):
     latency_s: Seconds | None = None
     """Of a small message between two nodes."""
     topology: Literal["fat-tree", "dragonfly", "dragonfly+", "torus", "hypercube", "rail", "switch"] | None = None
+    """How its switches are joined."""
     oversubscription: Annotated[float, Field(ge=1)] | None = None
     """Of the network beyond the first switch: 2 means that half of the nodes' rate gets through."""
     switch_nodes: Positive | None = None

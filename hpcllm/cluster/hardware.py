@@ -21,10 +21,10 @@ MOST_MEMORY_OF_A_NODE = 64 * 2**40
 
 # Rates that adapters of a kind have, one way, in Gb/s, and the fastest of them by name.
 _RATES: dict[str, tuple[tuple[float, ...], str]] = {
-    "infiniband": ((10, 20, 40, 56, 100, 200, 400, 800), "XDR, 800 Gb/s (NDR has 400, HDR 200)"),
+    "infiniband": ((10, 20, 40, 56, 100, 200, 400, 800), "800 Gb/s (XDR; NDR has 400, HDR 200)"),
     "roce": ((10, 25, 40, 50, 100, 200, 400, 800), "800 Gb/s"),
     "ethernet": ((), "800 Gb/s"),
-    "slingshot": ((100, 200), "Slingshot 11, 200 Gb/s"),
+    "slingshot": ((100, 200), "200 Gb/s (Slingshot 11)"),
     "efa": ((100, 200, 400), "400 Gb/s (100 on P4d and P5)"),
     "omni-path": ((100, 400), "400 Gb/s (100 before CN5000)"),
     "tcpx": ((200,), "200 Gb/s"),
@@ -101,7 +101,7 @@ def _gpu_memory(here: FieldPath, gpus: Gpus, facts: Accelerator | None) -> Itera
     named = re.search(r"(\d+)\s?GB", gpus.model)
     expected = facts.memory_bytes if facts else int(named[1]) * 10**9 if named else None
     if gpus.memory_bytes and expected and not 1 / ROUNDING < gpus.memory_bytes / expected < ROUNDING:
-        found = f"found {format_bytes(gpus.memory_bytes)}; one {gpus.model} has {expected / 1e9:.0f} GB"
+        found = f"found {gpus.memory_bytes / 1e9:.3g} GB; one {gpus.model} has {expected / 1e9:.0f} GB"
         yield error(here, f"{found}; this is of one GPU" if gpus.memory_bytes > expected else found)
 
 

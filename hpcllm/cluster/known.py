@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from pydantic import model_validator
+from pydantic import ConfigDict, model_validator
 
 from hpcllm.errors import UserError
 from hpcllm.source import Record
@@ -13,12 +13,23 @@ UNKNOWN = "unknown"
 Value = TypeVar("Value")
 
 
+def _unknown_too(schema: dict[str, Any]) -> None:
+    """For editors: what may be left out may be `unknown`."""
+    for name, field in schema.get("properties", {}).items():
+        if name not in schema.get("required", ()):
+            said = {key: field.pop(key) for key in ("title", "description", "default") if key in field}
+            choices = field.pop("anyOf", None) or [dict(field)]
+            schema["properties"][name] = {**said, "anyOf": [*choices, {"const": UNKNOWN}]}
+
+
 class Known(Record):
     """A part of a profile. `unknown` says of an optional value that the site's documentation does not give it.
 
     It is as good as leaving the value out, but says that somebody has looked: `profile lint` lists it, and whoever
     needs it is told that nobody knows.
     """
+
+    model_config = ConfigDict(json_schema_extra=_unknown_too)
 
     @model_validator(mode="before")
     @classmethod

@@ -102,7 +102,7 @@ def lint(
     """Every doubt about a profile.
 
     `data` and `places` are its file's, merged over what it extends; `text` is the file's own. Nothing is concluded from
-    what stands beside a `doubtful` value.
+    what stands at a `doubtful` path, or below it.
     """
     doubts = [
         *hardware.doubts(profile),
@@ -111,7 +111,7 @@ def lint(
         *_unknown(data),
         *citations.doubts(profile, data, places, text),
     ]
-    clear = [doubt for doubt in doubts if not any(doubt.path[: len(p) - 1] == p[:-1] for p in doubtful)]
+    clear = [doubt for doubt in doubts if not any(doubt.path[: len(p)] == p for p in doubtful)]
     return tuple(sorted((_located(doubt, places) for doubt in clear), key=lambda finding: finding.problem))
 
 

@@ -16,6 +16,8 @@ Date = date  # a field below is called so too
 class MeasuredFabric(Known):
     """The network between the nodes, by MPI, one rank a node."""
 
+    date: Date | None = None
+    """When, where it was another day than the section's: a later probe was of one node alone."""
     rate_bytes_per_s: BytesPerSecond | None = None
     """Of a 4 MiB message between two nodes, both ways at once, each way, as preflight measures it: the median over the
     pairs of nodes that are not slow."""
@@ -23,6 +25,8 @@ class MeasuredFabric(Known):
     """Of a small message between two nodes, one way: the median over the pairs."""
     all_reduce_bytes_per_s: BytesPerSecond | None = None
     """Bus bandwidth of a large all-reduce over all nodes: 2(n−1)/n · bytes / time."""
+    gpu_all_reduce_bytes_per_s: BytesPerSecond | None = None
+    """The same of all GPUs of all nodes, by NCCL or RCCL."""
 
 
 class MeasuredNode(Known):
@@ -52,23 +56,33 @@ class MeasuredFilesystem(Known):
     date: Date | None = None
     """When, where it was another day than the section's."""
     write_bytes_per_s: BytesPerSecond | None = None
+    """Plain files."""
     read_bytes_per_s: BytesPerSecond | None = None
+    """Plain files."""
     hdf5_write_bytes_per_s: BytesPerSecond | None = None
+    """Through HDF5, as shards are written."""
     hdf5_read_bytes_per_s: BytesPerSecond | None = None
+    """Through HDF5, as shards are read."""
 
 
 class Measured(Known):
     """When, with which hpcllm, on how many nodes, and what was found."""
 
     date: Date
+    """The day of the probe."""
     commit: str = ""
     """Of hpcllm."""
     world_size: Annotated[int, Field(ge=1)]
+    """Ranks of the probe."""
     hosts: tuple[str, ...] = ()
+    """Its nodes."""
     library: str = ""
     """The MPI library that was loaded."""
     nodes: dict[str, MeasuredNode] = {}
+    """By the names under `nodes:`."""
     fabric: MeasuredFabric | None = None
+    """The network between the nodes."""
     filesystems: dict[str, MeasuredFilesystem] = {}
+    """By the names under `filesystems:`."""
     clock_skew_s: Seconds | None = None
     """Largest difference between the clocks of two nodes."""

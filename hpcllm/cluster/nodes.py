@@ -79,6 +79,7 @@ class LocalScratch(Known):
     path: str
     """May hold variables that the site sets, such as $TMPDIR."""
     size_bytes: Bytes | None = None
+    """As much as a job may use."""
     kind: Literal["disk", "memory"] = "disk"
     """memory: it counts against the memory of the job."""
     stage: bool = False
@@ -89,11 +90,15 @@ class NodeType(Known):
     """One kind of node."""
 
     count: Positive | None = None
+    """How many there are."""
     cpu: str = ""
     """Its processors, in words."""
     architecture: Literal["x86_64", "aarch64", "ppc64le"] = "x86_64"
+    """Of its cores; software that was built for another one does not start."""
     sockets: Positive = 1
+    """Processors of a node."""
     numa_domains: Positive = 1
+    """NUMA domains of a node (lscpu), those that hold cores."""
     cores: Positive
     """Physical cores of the whole node that jobs may use."""
     threads_per_core: Positive = 1
@@ -109,6 +114,7 @@ class NodeType(Known):
     memory_rate_bytes_per_s: BytesPerSecond | None = None
     """Memory bandwidth of the whole node, measured."""
     local_scratch: LocalScratch | None = None
+    """Disk inside the node, where it has one."""
     modules: tuple[str, ...] = ()
     """Loaded before those of `software`, where these nodes want modules of their own (arch/h100)."""
     price: Price | None = None

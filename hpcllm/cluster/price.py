@@ -15,5 +15,6 @@ class Price(Known):
     gpu_hour: Annotated[float, Field(ge=0)] | None = None
     """Of one GPU, as Slurm counts them."""
     node_hour: Annotated[float, Field(ge=0)] | None = None
+    """Of one whole node."""
     unit: str
     """EUR, or the site's billing unit."""

@@ -19,6 +19,7 @@ from hpcllm.cluster.price import Price
 from hpcllm.cluster.scheduler import Partition, Scheduler
 from hpcllm.cluster.software import Internet, Software
 from hpcllm.cluster.storage import Filesystem
+from hpcllm.cluster.user import user_file
 from hpcllm.errors import Problem, SourceError
 from hpcllm.names import Environment
 from hpcllm.run_directory import Run
@@ -36,6 +37,7 @@ class Verified(Known):
     """documented: from the site's pages. emulated: its rules ran on a lab. on-site: jobs ran there.
     example: a system that stands for many, and is none. detected: read from the machine that it describes."""
     date: date
+    """When it was proved, or read."""
 
 
 class Source(Known):
@@ -71,24 +73,36 @@ class Profile(Known):
     """One cluster."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """By which --cluster finds it; the file is NAME.yaml."""
     description: str = ""
+    """The system in a line."""
     extends: str | None = None
     """Another profile, by name or by path from this file, that this one changes: maps are merged, all else replaced;
     `KEY: null` takes a key away."""
     verified: Verified
+    """How far this profile can be trusted, and since when."""
     contact: Contact | None = None
+    """Whom to ask."""
     sources: dict[str, Source] = {}
     """Pages that values were taken from, by a short name; a comment [NAME] behind a value cites one."""
     scheduler: Scheduler
+    """Slurm: its queues, its limits, and the words in which it is asked for things."""
     nodes: dict[str, NodeType]
+    """Its kinds of nodes by a name of your own."""
     fabric: Fabric
+    """The network between the nodes."""
     filesystems: dict[str, Filesystem]
+    """The filesystems that jobs may use, by a name of your own."""
     software: Software
+    """How a job gets its Python and its MPI."""
     internet: Internet = Internet()
+    """Which nodes reach the internet."""
     environment: Environment = {}
     """Variables that this site wants; they win over what is derived from the fabric."""
     reliability: Reliability | None = None
+    """How often nodes fail; with it the checkpoint interval is planned."""
     price: Price | None = None
+    """What computing costs; with it a plan says what a run costs."""
     measured: Measured | None = None
     """What `hpcllm profile probe` measured; plans prefer it."""
 
@@ -207,7 +221,12 @@ def shipped_profiles() -> Path:
     return inside if inside.is_dir() else package.parent / "cluster_profiles"
 
 
+def user_profiles() -> Path:
+    """The folder of a person's own profiles, beside user.yaml: where a probe writes what it may not write elsewhere."""
+    return user_file().parent / "profiles"
+
+
 def profile_folders() -> list[Path]:
     """Where a profile's name is looked for, in order."""
-    own = [Path(os.environ["HPCLLM_PROFILES"])] if os.environ.get("HPCLLM_PROFILES") else []
-    return [*own, Path("/etc/hpcllm/profiles"), shipped_profiles()]
+    named = [Path(os.environ["HPCLLM_PROFILES"])] if os.environ.get("HPCLLM_PROFILES") else []
+    return [user_profiles(), *named, Path("/etc/hpcllm/profiles"), shipped_profiles()]

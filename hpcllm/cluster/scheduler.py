@@ -111,6 +111,7 @@ class Scheduler(Known):
     """Slurm, or nothing at all (`kind: local`)."""
 
     kind: Literal["slurm", "local"]
+    """slurm, or local: one machine without a queue, where mpirun starts the ranks."""
     cluster_name: str | None = None
     """Slurm's own ClusterName, by which this profile is found on its login nodes."""
     version: Annotated[str, Field(pattern=r"^\d+\.\d+")] | None = None

@@ -12,6 +12,7 @@ class Mpi(Known):
     """The MPI library and what starts its ranks."""
 
     flavour: Literal["mpich", "openmpi", "cray-mpich", "intel-mpi", "mvapich"]
+    """Whose library it is; what it is told of the network, and which PMI it speaks, follow from it."""
     launcher: tuple[str, ...]
     """Command before the number of ranks: [srun, --mpi=pmix] or [mpirun]."""
     gpu_aware: bool = False
@@ -22,17 +23,20 @@ class Container(Known):
     """A container runtime of the site."""
 
     runtime: Literal["apptainer", "singularity", "pyxis", "enroot", "podman-hpc", "shifter", "container-engine"]
+    """Its name; pyxis and container-engine are options of srun."""
     modules: tuple[str, ...] = ()
     """To be loaded before it."""
     options: tuple[str, ...] = ()
     """That the site wants, such as --nv."""
     description: str = ""
+    """What it is for, and how it is asked for."""
 
 
 class Internet(Known):
     """Which nodes reach the internet."""
 
     login: bool | None = None
+    """Whether login nodes do."""
     compute: bool | None = None
     """Where they do not, libraries are told not to try."""
     proxy: Environment = {}
@@ -51,6 +55,7 @@ class Software(Known):
     setup: tuple[str, ...] = ()
     """Shell lines of the site to run after that, such as `source /opt/site/env.sh`. They are code."""
     mpi: Mpi
+    """The MPI library and what starts its ranks."""
     python: str = "python3"
     """The interpreter on the compute nodes, with hpcllm's dependencies; `this` is the one that renders the scripts."""
     containers: tuple[Container, ...] = ()

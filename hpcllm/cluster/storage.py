@@ -16,13 +16,16 @@ class Stripes(Known):
     """A row of a site's rule for Lustre: files from this size on lie on so many storage targets."""
 
     from_bytes: Bytes
+    """The smallest size of such files."""
     count: Positive
+    """Storage targets that one of them lies on."""
 
 
 class Filesystem(Known):
     """One filesystem that jobs may use."""
 
     kind: Literal["lustre", "gpfs", "beegfs", "wekafs", "nfs", "local", "object"]
+    """What serves it; only Lustre is striped by us."""
     path: str
     """Where it is mounted; may hold variables of the site such as $SCRATCH."""
     purpose: Literal["scratch", "home", "project", "archive", "datasets"] = "scratch"
@@ -52,3 +55,4 @@ class Filesystem(Known):
     purge_after_s: Seconds | None = None
     """Files not used for so long are deleted by the site."""
     description: str = ""
+    """What it is for, and who may use it."""

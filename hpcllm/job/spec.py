@@ -97,7 +97,9 @@ class Data(Record):
     pairs: Pairs | None = None
     """Sentences and translations, for seq2seq."""
     split: Split = Split()
+    """What is held out."""
     tokenizer: TokenizerSpec = TokenizerSpec()
+    """How text becomes numbers."""
     shard_tokens: Tokens = 64_000_000
     """Most tokens in one HDF5 file."""
 
@@ -115,12 +117,15 @@ class Optimizer(Record):
     """AdamW (Loshchilov & Hutter 2019)."""
 
     name: Literal["adamw"] = "adamw"
+    """AdamW is the only one."""
     learning_rate: Annotated[float, Field(gt=0)] = 6e-4
     """The highest of the schedule."""
     weight_decay: NotNegative = 0.1
     """On matrices; not on norms, biases and positions."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Memory of the mean of the gradients."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Memory of the mean of their squares."""
     clip_norm: NotNegative = 1.0
     """Gradients are scaled down to this norm; 0 leaves them."""
 
@@ -129,6 +134,7 @@ class Schedule(Record):
     """Learning rate over the steps: up in a line, then down."""
 
     name: Literal["cosine", "linear", "constant"] = "cosine"
+    """The way down: half a cosine, a line, or none."""
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     """Steps to reach the learning rate."""
     minimum: Fraction = 0.1
@@ -154,7 +160,9 @@ class Train(Record):
     micro_batch: Positive | None = None
     """Sequences per rank in one forward; left out, the plan chooses."""
     optimizer: Optimizer = Optimizer()
+    """How gradients change the weights."""
     schedule: Schedule = Schedule()
+    """Learning rate over the steps."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target's probability that is spread over the vocabulary."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -162,6 +170,7 @@ class Train(Record):
     seed: int = 1
     """Of the initial weights, the order of the data and dropout."""
     checkpoint: CheckpointPolicy = CheckpointPolicy()
+    """When the state is saved, and what is kept."""
     validate_every_steps: Positive = 100
     """Steps between looks at the validation part."""
     log_every_steps: Positive = 10
@@ -201,6 +210,7 @@ class Evaluate(Record):
     bleu: Bleu | None = None
     """For pairs."""
     samples: Samples = Samples()
+    """Text from the model, to look at."""
 
 
 class Deploy(Record):
@@ -230,9 +240,13 @@ class SlurmSpec(Record):
     """What is handed to Slurm beside what the profile derives."""
 
     partition: Word | None = None
+    """Left out, the first that the job fits in."""
     account: Word | None = None
+    """Project that pays; left out, the user's own (~/.config/hpcllm/user.yaml)."""
     qos: Word | None = None
+    """Left out, the user's own or the partition's."""
     mail: Word | None = None
+    """Address that Slurm writes to at the end."""
     max_requeues: Annotated[int, Field(ge=0)] = 20
     """How often an interrupted job may put itself back into the queue."""
     directives: Directives = {}
@@ -251,8 +265,11 @@ class AnyJob(Record):
     name: Annotated[str, Field(max_length=100), AfterValidator(_job_name)]
     """Shown in the queue and the report."""
     description: str = ""
+    """The job in a line."""
     resources: Resources = Resources()
+    """How much of the cluster."""
     slurm: SlurmSpec = SlurmSpec()
+    """What is handed to Slurm beside what the profile derives."""
     environment: Environment = {}
     """Variables for every stage; they win over what is derived."""
 
@@ -261,10 +278,15 @@ class Job(AnyJob):
     """The whole pipeline: from text to a trained, evaluated, compressed model."""
 
     data: Data
+    """What to train on: text or pairs."""
     model: ModelSpec
+    """The shape of the Transformer."""
     train: Train
+    """How it is trained."""
     evaluate: Evaluate = Evaluate()
+    """What is measured after training."""
     deploy: Deploy = Deploy()
+    """What is made of the trained model."""
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Job:
