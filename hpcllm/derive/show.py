@@ -53,7 +53,11 @@ def example_job(profile: Profile) -> CommandJob:
 
 
 def _somebody(profile: Profile) -> User:
-    return User(account="YOUR_ACCOUNT") if profile.scheduler.account_required else User()
+    scheduler = profile.scheduler
+    return User(
+        account="YOUR_ACCOUNT" if scheduler.account_required else None,
+        qos="YOUR_QOS" if scheduler.qos_required else None,
+    )
 
 
 def _lines(profile: Profile, job: AnyJob, derived: Settings) -> Iterator[str]:

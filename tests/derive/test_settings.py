@@ -107,3 +107,12 @@ def test_the_shown_derivation_has_a_line_for_each_setting(cluster):
 
     assert "export OMP_NUM_THREADS=" in text
     assert ("#SBATCH --nodes=2" in text) == (cluster != "local")
+
+
+def test_what_a_site_wants_to_be_told_stands_in_the_shown_derivation_too(a100):
+    site = changed(a100, scheduler={**a100.scheduler.model_dump(by_alias=True, mode="json"), "qos_required": True})
+
+    text = derived_text(site)
+
+    assert "#SBATCH --account=YOUR_ACCOUNT" in text
+    assert "#SBATCH --qos=YOUR_QOS" in text
