@@ -156,5 +156,5 @@ class Scheduler(Known):
             min((n for n in most if n), default=None),
             max(rules.min_nodes or 1, queue.min_nodes or 1),
             min((n for n in (rules.max_gpus, queue.max_gpus) if n), default=None),
-            queue.min_gpus or 0,
+            queue.min_gpus or int(queue.gpu_required),
         )

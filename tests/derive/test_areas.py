@@ -1,4 +1,4 @@
-"""One Slurm with several areas of nodes: Jean Zay's, each with accounts, QOS and modules of its own.
+"""Areas of nodes in one Slurm, with accounts, QOS and modules of their own (Jean Zay), or for jobs with GPUs alone.
 
 Run: pytest tests/derive/test_areas.py.
 """
@@ -60,3 +60,12 @@ def test_a_hint_binds_by_itself(jean_zay):
 
     assert directives(found)["hint"] == "nomultithread"
     assert not [word for word in found.launcher if word.startswith("--cpu-bind")]
+
+
+def test_a_job_without_a_gpu_is_refused_where_the_site_refuses_it():
+    isambard = load_profile(shipped_profiles() / "isambard-ai.yaml")
+    resources = {"nodes": 2, "time": "30m", "gpus_per_node": 0}
+    job = CommandJob.model_validate({"name": "mine", "command": ["python"], "resources": resources})
+
+    with pytest.raises(DoesNotFit, match="found 0 GPUs in all; partition workq gives at least 1 to one job"):
+        layout(isambard, job, None, stages(job)[0])
