@@ -33,6 +33,7 @@ WORDS = {
     "profile show": {"CLUSTER", "--derived", "--json"},
     "profile lint": {"FILE"},
     "profile detect": {"--job", "--partition", "--account", "--qos", "--out"},
+    "profile probe": {"CLUSTER", "--out", "--dry-run", "--json"} | RESOURCES - {"--ranks-per-node", "--gpus"},
     "profile schema": set(),
     "job lint": {"FILE"},
     "job schema": set(),

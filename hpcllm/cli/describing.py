@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpcllm.cli import probing
 from hpcllm.cli.words import command, group, json_option, print_json, profile_of
 from hpcllm.errors import ExitCode, UserError
 from hpcllm.schema import schema
@@ -46,6 +47,7 @@ def add(commands: Any) -> None:
     for option in ("--partition", "--account", "--qos"):
         detect.add_argument(option, help="of that job")
     detect.add_argument("--out", type=Path, metavar="FILE", help="default: printed")
+    probing.add(profile)
     command(profile, "schema", _profile_schema, "JSON schema, for editors", "profile schema > profile.schema.json")
 
     job = group(commands, "job", "for researchers: describe a job")

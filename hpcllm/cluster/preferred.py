@@ -61,6 +61,6 @@ def _replaced(record: Any, path: Path, value: Any) -> Any:
 
 
 def _day(found: Measured, path: Path) -> date:
-    """Of that figure: its node type's or its filesystem's own, where a later probe was of others."""
-    own: date | None = value_at(found, (*path[:2], "date"))
-    return own or found.date
+    """Of that figure: that of the part that it stands in, where a later probe was of others."""
+    days = [value_at(found, (*path[:end], "date")) for end in range(len(path) - 1, -1, -1)]
+    return next(day for day in days if isinstance(day, date))
