@@ -85,7 +85,7 @@ def _part(node: Any) -> Any:
 
 
 def _or_null(field: dict[str, Any]) -> dict[str, Any]:
-    said = {key: field.pop(key) for key in ("description", "default", "examples") if key in field}
+    said: dict[str, Any] = {key: field.pop(key) for key in ("description", "default", "examples") if key in field}
     return {**said, "anyOf": [*(field.pop("anyOf", None) or [field]), NULL]}
 
 
