@@ -20,7 +20,7 @@ def figures(profile: Profile, job: Job, ranks: Ranks, known: dict[str, Figure]) 
     total = total_s(work, saving, failing)
     hours = gpu_hours(ranks, total)
     found = [work, saving, failing, total, goodput(work, total, failing), chained_jobs(job, ranks, total), hours]
-    return [*found, *cost(profile, ranks, total)]
+    return [*found, *cost(profile, job, ranks, total)]
 
 
 def work_s(job: Job, step: Figure) -> Figure:
@@ -96,14 +96,20 @@ def gpu_hours(ranks: Ranks, total: Figure) -> Figure:
     return Figure.of("gpu_hours", "h", "world_size × total_s / 3600", inputs, lambda n, seconds: n * seconds / 3600)
 
 
-def cost(profile: Profile, ranks: Ranks, total: Figure) -> list[Figure]:
-    """In the site's unit; nothing where the site names no price."""
-    price = profile.price
+def cost(profile: Profile, job: Job, ranks: Ranks, total: Figure) -> list[Figure]:
+    """Of the training, and the most that one job of the queue can cost; nothing where the site names no price.
+
+    In the site's unit. What these nodes cost comes before what nodes do.
+    """
+    price, key = (ranks.node.price, ranks.key("price")) if ranks.node.price else (profile.price, "price")
     if price is None or (price.gpu_hour is None and price.node_hour is None):
         return []
     by_gpu = price.gpu_hour is not None and ranks.on_gpus
     what, count = ("gpu_hour", ranks.world_size) if by_gpu else ("node_hour", ranks.nodes)
-    each = price.gpu_hour if by_gpu else price.node_hour
-    inputs = {f"price.{what}": each, "count": count, total.name: total.value}
-    formula = f"price.{what} × count × total_s / 3600"
-    return [Figure.of("cost", price.unit, formula, inputs, lambda each, n, seconds: each * n * seconds / 3600)]
+    inputs = {f"{key}.{what}": price.gpu_hour if by_gpu else price.node_hour, "count": count}
+
+    def of(name: str, time: str, seconds: float | None) -> Figure:
+        formula = f"{what} × count × {time} / 3600"
+        return Figure.of(name, price.unit, formula, {**inputs, time: seconds}, lambda each, n, s: each * n * s / 3600)
+
+    return [of("cost", total.name, total.value), of("cost_of_a_job", "resources.time", job.resources.time_s)]

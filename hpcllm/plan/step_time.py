@@ -5,6 +5,7 @@ Letters: n ranks or nodes in a ring, S bytes of gradients, B bytes a second, α 
 
 from __future__ import annotations
 
+from hpcllm.cluster.fabric import Fabric
 from hpcllm.cluster.profile import Profile
 from hpcllm.job.spec import Job
 from hpcllm.plan import ranks as counts
@@ -124,18 +125,27 @@ def inside_node_s(job: Job, ranks: Ranks) -> Figure:
 
 def across_nodes_s(profile: Profile, job: Job, ranks: Ranks) -> Figure:
     """All-reduce between the nodes, after the ranks of each have summed: every rail carries its share."""
-    fabric, name = profile.fabric, "communication.across_nodes_s"
+    (fabric, key), name = profile.fabric_of(ranks.partition), "communication.across_nodes_s"
     inputs = {"nodes": ranks.nodes, "gradient_bytes": _gradient_bytes(job), "wire_share": WIRE_SHARE}
     if ranks.nodes == 1:
         return Figure.of(name, "s", "one node: none", inputs, lambda *_: 0.0)
     latency_s = fabric.latency_s or 0.0
-    note = "" if fabric.latency_s else "; fabric.latency is not known, so latency is left out"
+    note = "" if fabric.latency_s else f"; {key}.latency is not known, so latency is left out"
     return Figure.of(
         name, "s", "2(n−1)·α + 2(n−1)/n · S / (wire_share · rails · B)",
-        {**inputs, "fabric.rails": fabric.rails, "fabric.rate": fabric.rate_bytes_per_s, "fabric.latency": latency_s},
+        {**inputs, f"{key}.rails": fabric.rails, f"{key}.rate": fabric.rate_bytes_per_s, f"{key}.latency": latency_s},
         lambda n, size, share, rails, rate, alpha: 2 * (n - 1) * (alpha + size / n / (share * rails * rate)),
-        f"ring all-reduce, about 80 % of the wire reached{note}",
+        f"ring all-reduce, about 80 % of the wire reached{note}{_beyond_a_switch(fabric, key, ranks.nodes)}",
     )  # fmt: skip
+
+
+def _beyond_a_switch(fabric: Fabric, key: str, nodes: int) -> str:
+    """What is left out where the job is larger than one switch; where nobody knows how large that is, than one node."""
+    if (fabric.oversubscription or 1) <= 1 or nodes <= (fabric.switch_nodes or 1):
+        return ""
+    size = f"the {fabric.switch_nodes} nodes of a switch" if fabric.switch_nodes else "a switch"
+    share = 1 / (fabric.oversubscription or 1)
+    return f"; beyond {size} {share:.0%} of the nodes' rate gets through ({key}.oversubscription), which is left out"
 
 
 def communication_s(inside: Figure, across: Figure) -> Figure:

@@ -47,8 +47,10 @@ def stall_s(write: Figure) -> Figure:
 
 def job_mtbf_s(profile: Profile, ranks: Ranks) -> Figure:
     """Mean time until one of the job's nodes fails: μ."""
-    node_mtbf_s = profile.reliability.node_mtbf_s if profile.reliability else None
-    inputs = {"reliability.node_mtbf": node_mtbf_s, "nodes": ranks.nodes}
+    key, node_mtbf_s = "reliability.node_mtbf", profile.reliability.node_mtbf_s if profile.reliability else None
+    if ranks.node.mtbf_s:
+        key, node_mtbf_s = ranks.key("mtbf"), ranks.node.mtbf_s
+    inputs = {key: node_mtbf_s, "nodes": ranks.nodes}
     source = "nodes fail independently and at a constant rate"
     return Figure.of("job_mtbf_s", "s", "node_mtbf / nodes", inputs, lambda mtbf, nodes: mtbf / nodes, source)
 

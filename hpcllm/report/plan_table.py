@@ -46,7 +46,7 @@ INPUT_FORMATS: tuple[tuple[tuple[str, ...], Callable[[float], str]], ...] = (
     (("bytes", ".memory"), format_bytes),
     (("flops_per_s", ".flops", ".model"), format_flops_per_s),
     (("tokens_per_s",), format_count),
-    (("_s", ".time", ".max_time", "_mtbf", ".latency"), format_seconds),
+    (("_s", ".time", ".max_time", "mtbf", ".latency"), format_seconds),
 )
 
 
@@ -144,8 +144,10 @@ def _time(plan: Plan) -> str:
 
 def _cost(plan: Plan) -> str:
     hours = "" if plan.gpu_hours is None else f"{_plain(plan.gpu_hours)} GPU hours"
-    price = next((figure for figure in plan.figures if figure.name == "cost" and figure.value is not None), None)
-    return ", ".join(part for part in (hours, price and _value(price)) if part)
+    prices = {figure.name: _value(figure) for figure in plan.figures if figure.value is not None}
+    job = prices.get("cost_of_a_job")
+    most = job and f"at most {job} for one job"
+    return ", ".join(part for part in (hours, prices.get("cost"), most) if part)
 
 
 # ---- pieces ----------------------------------------------------------------------------------------------------------
