@@ -16,6 +16,7 @@ from hpcllm.source import FieldPath
 from hpcllm.units import Bytes, BytesPerSecond, FlopsPerSecond, Seconds
 
 Positive = Annotated[int, Field(ge=1)]
+MOST_CPUS = 2**16  # of one machine; Linux knows 8192
 
 
 def core_numbers(ranges: str) -> tuple[int, ...]:
@@ -23,9 +24,10 @@ def core_numbers(ranges: str) -> tuple[int, ...]:
     numbers: list[int] = []
     for part in ranges.split(","):
         matched = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if not matched or int(matched[2] or matched[1]) < int(matched[1]):
+        first, last = (int(matched[1][:9]), int((matched[2] or matched[1])[:9])) if matched else (1, 0)
+        if not first <= last < MOST_CPUS:
             raise ValueError(f"found {ranges!r}; expected ranges of core numbers such as 0-15 or 0-7,32-39")
-        numbers += range(int(matched[1]), int(matched[2] or matched[1]) + 1)
+        numbers += range(first, last + 1)
     return tuple(numbers)
 
 
