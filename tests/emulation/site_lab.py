@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -11,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emulated_site import Site
-from lab_cluster import OVER
 from published_script import LEFT_OUT, slurm_seconds
 
-from hpcllm.run_directory import Run
+from hpcllm.run_directory import Run, read_json
 
 STAGE = "30-command"
 
@@ -61,15 +59,13 @@ def rendered(cluster: str | Path, words: Sequence[str], command: Sequence[str], 
 
 
 def wait(run: Run, timeout_s: float = 60) -> str:
-    """The state of the command, when it is over."""
+    """What the command's record says when nothing is in the queue any more."""
     end_s = time.monotonic() + timeout_s
-    while time.monotonic() < end_s:
-        done = hpcllm("status", run.root, "--json", cwd=run.root)
-        state = str(json.loads(done.stdout)[0]["state"])
-        if state in OVER:
-            return state
-        time.sleep(0.5)
-    raise AssertionError(f"not over after {timeout_s} s: {state}; {done.stdout}; {log(run)}")
+    while subprocess.run(["squeue", "-h"], capture_output=True, text=True, check=True, timeout=30).stdout:
+        assert time.monotonic() < end_s, f"not over after {timeout_s} s: {log(run)}"
+        time.sleep(0.2)
+    record = run.state_json(STAGE)
+    return str(read_json(record)["outcome"]) if record.exists() else "no record"
 
 
 def log(run: Run) -> str:

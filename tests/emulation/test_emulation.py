@@ -121,6 +121,21 @@ def test_what_the_site_refuses_is_refused_with_a_sentence_and_nothing_is_queued(
     assert subprocess.run(["squeue", "-h"], capture_output=True, text=True).stdout == ""
 
 
+@pytest.mark.slurm
+@pytest.mark.parametrize("lab", ["lumi-g"], indirect=True)
+def test_a_profile_that_counts_the_reserved_cores_is_found_wrong(lab: SiteLab, tmp_path: Path) -> None:
+    """LUMI-G keeps 8 of 64 cores for the system, and a job that asks for all of them never starts."""
+    eight_each = [f"{first}-{first + 7}" for first in (48, 56, 16, 24, 0, 8, 32, 40)]
+    wrong = {"extends": "lumi-g", "nodes": {"mi250x": {"cores": 64, "gpus": {"cpus": eight_each}}}}
+    profile = tmp_path / "wrong.yaml"
+    profile.write_text(yaml.safe_dump({**wrong, "name": "wrong", "verified": {"how": "example", "date": "2026-11-24"}}))
+
+    done = hpcllm("submit", "--cluster", profile, *request_words(lab.site), "--", "true", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "Requested node configuration is not available" in done.stderr
+
+
 # ---- fitting a script to the lab -------------------------------------------------------------------------------------
 
 
