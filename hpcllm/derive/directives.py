@@ -95,7 +95,8 @@ def _partition(profile: Profile, job: AnyJob, layout: Layout) -> list[Setting]:
         return []
     if job.slurm.partition:
         return [Setting("partition", name, "job.slurm.partition", "as asked")]
-    limit = f"; at most {format_seconds(queue.max_time_s)}" if math.isfinite(queue.max_time_s) else ""
+    most_s = profile.scheduler.limits(name, job.slurm.qos, layout.nodes).max_time_s
+    limit = f"; at most {format_seconds(most_s)}" if math.isfinite(most_s) else ""
     return [Setting("partition", name, f"scheduler.partitions.{name}", f"the job fits here{limit}")]
 
 

@@ -78,7 +78,7 @@ def _files(profile: Profile, layout: Layout, node: NodeType) -> list[Setting]:
     settings, scratch = [], node.local_scratch
     if scratch and scratch.kind == "disk" and scratch.path != "$TMPDIR":
         key = f"nodes.{profile.node_type_name(layout.partition)}.local_scratch.path"
-        settings.append(Setting("TMPDIR", scratch.path, key, "the node's own disk", needs=scratch.path))
+        settings.append(Setting("TMPDIR", scratch.path, key, "the node's own disk, if it is there", needs=scratch.path))
     if not profile.scratch().locking:
         key = f"filesystems.{profile.scratch_name()}.locking"
         settings.append(Setting("HDF5_USE_FILE_LOCKING", "FALSE", key, "file locks do not work there"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SETUP = "software.setup"
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -54,8 +56,8 @@ class Settings:
     """Exported in this order; a later one of the same name wins and says so."""
     launcher: tuple[str, ...]
     """Tokens before the program: srun or mpirun with the binding and the number of ranks."""
-    software: tuple[str, ...]
-    """Shell lines that load modules and run the site's own setup."""
+    software: tuple[Setting, ...]
+    """Shell lines (name is a label) that load modules; last, those of SETUP, which are the site's code as it stands."""
     python: str
     """The interpreter on the compute nodes."""
     prepare: tuple[Setting, ...] = ()

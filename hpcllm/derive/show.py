@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from hpcllm.cluster.profile import Profile
+from hpcllm.cluster.scheduler import Limits
 from hpcllm.cluster.user import User
+from hpcllm.derive.binding import is_oversubscribed, rank_cpus
 from hpcllm.derive.layout import layout
-from hpcllm.derive.setting import Setting, Settings
+from hpcllm.derive.setting import Layout, Setting, Settings
 from hpcllm.derive.settings import settings
+from hpcllm.derive.striping import GB, STRIPES
+from hpcllm.derive.unknown import unknown
 from hpcllm.job.spec import AnyJob, CommandJob, Job, Resources
 from hpcllm.plan.plan import Plan
-from hpcllm.plan.queue import NO_LIMITS
+from hpcllm.plan.queue import NO_LIMITS, qos_names
+from hpcllm.units import format_seconds
 
 EXAMPLE_NODES = 2
 EXAMPLE_TIME_S = 3600.0
@@ -36,10 +42,13 @@ def derived_text(
 
     A Job comes with its Plan; somebody's command (and the example) has none. Raises as `layout` and `settings` do.
     """
-    asked = job or example_job(profile)
+    asked, person = job or example_job(profile), user or _somebody(profile)
     stage = _Every("train" if isinstance(asked, Job) else "command")
     shape = layout(profile, asked, plan, stage)
-    return "\n".join(_lines(profile, asked, settings(profile, asked, shape, user or _somebody(profile))))
+    derived = settings(profile, asked, shape, person)
+    counts = ((shape.nodes, "node"), (shape.ranks_per_node, "rank"), (shape.cores_per_rank, "core"))
+    ranks = " × ".join(_count(number, noun) for number, noun in counts)
+    return "\n".join([f"# {profile.name}: {asked.name} on {ranks}", *_sections(profile, derived)])
 
 
 def example_job(profile: Profile) -> CommandJob:
@@ -60,23 +69,112 @@ def _somebody(profile: Profile) -> User:
     )
 
 
-def _lines(profile: Profile, job: AnyJob, derived: Settings) -> Iterator[str]:
-    shape = derived.layout
-    ranks = f"{shape.nodes} nodes × {shape.ranks_per_node} ranks × {shape.cores_per_rank} cores"
-    yield f"# {profile.name}: {job.name} on {ranks}"
+def _sections(profile: Profile, derived: Settings) -> Iterator[str]:
+    yield from _section("limits", _limits(profile, derived.layout))
     yield from _section("directives", [(f"#SBATCH {_option(s)}", s) for s in derived.directives])
-    if derived.software:
-        yield from ("", "software", *(f"  {line}" for line in derived.software))
-    yield from _section("environment", [(_export(s), s) for s in derived.environment])
-    yield from _section("once, in a new run directory", [(s.value, s) for s in derived.prepare])
+    yield from _section("software", [(s.value, s) for s in derived.software])
+    yield from _section("environment", [(_export(s), s) for s in derived.environment if not _is_way_out(s)])
+    yield from _section("internet", [(_export(s), s) for s in derived.environment if _is_way_out(s)])
+    yield from ("", "binding", *(f"  {line}" for line in _binding(profile, derived.layout)))
     yield from ("", "launcher", f"  {shlex.join(derived.launcher)} {shlex.quote(derived.python)} …")
+    yield "  # software.mpi.launcher with the layout and the binding; software.python"
+    yield from _section("striping, by the size of a file", _stripes(profile))
+    yield from _section("once, in a new run directory", [(s.value, s) for s in derived.prepare])
+    missing = unknown(profile, derived.layout)
+    if missing:
+        yield from ("", "unknown, and it matters", *(f"  {key:<{COMMENT_COLUMN}}  # {what}" for key, what in missing))
+
+
+def _is_way_out(setting: Setting) -> bool:
+    return setting.key.startswith("internet.")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _section(title: str, rows: Sequence[tuple[str, Setting]]) -> Iterator[str]:
     if rows:
         yield from ("", title)
     for line, setting in rows:
-        yield f"  {line:<{COMMENT_COLUMN}}  # {setting.key}: {setting.reason}"
+        reason = f": {setting.reason}" if setting.reason else ""
+        yield f"  {line:<{COMMENT_COLUMN}}  # {setting.key}{reason}"
+
+
+def _row(line: str, key: str, reason: str = "") -> tuple[str, Setting]:
+    return line, Setting("", line, key, reason)
+
+
+# ---- sections --------------------------------------------------------------------------------------------------------
+
+
+def _limits(profile: Profile, shape: Layout) -> list[tuple[str, Setting]]:
+    """Of the queue, then of each QOS that it takes."""
+    scheduler, (name, queue) = profile.scheduler, profile.partition(shape.partition)
+    if name is None or queue is None:
+        return []
+    at, limits = f"scheduler.partitions.{name}", scheduler.limits(name, None, shape.nodes)
+    rows = [_row(f"partition {name}: {_allowed(limits)}", at, queue.description)]
+    if queue.max_jobs or queue.max_submitted:
+        counts = ((queue.max_jobs, "run"), (queue.max_submitted, "wait or run"))
+        rows.append(_row("a user's jobs: " + ", ".join(f"{n} {what}" for n, what in counts if n), at))
+    for qos in qos_names(profile, name):
+        if qos in scheduler.qos:
+            limits, about = scheduler.limits(name, qos, shape.nodes), scheduler.qos[qos].description
+            rows.append(_row(f"--qos {qos}: {_allowed(limits)}", f"scheduler.qos.{qos}", about))
+    return rows
+
+
+def _allowed(limits: Limits) -> str:
+    """`at most 1 d, 65 to 256 nodes`."""
+    time = f"at most {format_seconds(limits.max_time_s)}" if math.isfinite(limits.max_time_s) else "any time"
+    most = "any number of nodes" if limits.max_nodes is None else _count(limits.max_nodes, "node")
+    nodes = most if limits.min_nodes in (1, limits.max_nodes) else f"{limits.min_nodes} to {most}"
+    gpus = f", at most {limits.max_gpus} GPUs" if limits.max_gpus else ""
+    return f"{time}, {nodes}{gpus}"
+
+
+def _binding(profile: Profile, shape: Layout) -> Iterator[str]:
+    """A line for each rank of a node, where each has CPUs of its own; else who divides them."""
+    name, node = profile.node_type_name(shape.partition), profile.node_type(shape.partition)
+    cpus, gpus = rank_cpus(profile, shape), node.gpus
+    if is_oversubscribed(node, shape):
+        yield f"none: {shape.ranks_per_node} ranks on {node.cores} cores"
+    elif profile.scheduler.kind == "local":
+        yield "none: no scheduler keeps two runs on this machine apart"
+    elif cpus is None or gpus is None:
+        yield f"{shape.cores_per_rank} cores a rank, in the launcher's own order"
+    else:
+        rows = [(str(i), str(i), as_ranges(cpus[i]), _nth(gpus.numa, i), _nth(gpus.nics, i)) for i in range(gpus.count)]
+        width = max(len(row[2]) for row in rows)
+        for rank, gpu, listed, numa, nic in [("rank", "GPU", "CPUs", "NUMA", "NIC"), *rows]:
+            yield f"{rank:<4}  {gpu:<3}  {listed:<{width}}  {numa:<4}  {nic}".rstrip()
+        yield f"# nodes.{name}.gpus.cpus, numa, nics: rank r drives GPU r, and runs on the CPUs next to it"
+
+
+def _nth(values: Sequence[object], index: int) -> str:
+    return str(values[index]) if values else "?"
+
+
+def as_ranges(cpus: tuple[int, ...]) -> str:
+    """(0, 1, 2, 8) -> `0-2,8`."""
+    runs: list[list[int]] = []
+    for cpu in cpus:
+        if runs and cpu == runs[-1][-1] + 1:
+            runs[-1].append(cpu)
+        else:
+            runs.append([cpu])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def _stripes(profile: Profile) -> list[tuple[str, Setting]]:
+    """The rule by which run directories are laid out, whatever the job is."""
+    scratch, at = profile.scratch(), f"filesystems.{profile.scratch_name()}"
+    if scratch.kind != "lustre" or not (scratch.striping == "manual" or scratch.stripes):
+        return []
+    key, reason = (f"{at}.stripes", "the site's rule") if scratch.stripes else (f"{at}.striping", "our rule")
+    rule = [(row.from_bytes, row.count) for row in scratch.stripes] or STRIPES
+    return [_row(f"from {size / GB:g} GB on: {_count(count, 'storage target')}", key, reason) for size, count in rule]
 
 
 def _export(setting: Setting) -> str:

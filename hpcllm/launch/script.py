@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hpcllm import __version__
 from hpcllm.cluster.profile import Profile
-from hpcllm.derive.setting import Setting, Settings
+from hpcllm.derive.setting import SETUP, Setting, Settings
 from hpcllm.errors import ExitCode, UserError
 from hpcllm.job.spec import AnyJob, CommandJob
 from hpcllm.launch.pipeline import Stage
@@ -127,8 +127,12 @@ def _start(script: Script) -> str:
 
 
 def _software(script: Script) -> str:
+    """No comment behind a line of the site's own, which may be of any kind."""
     until = "set -u  # not before: sites' own scripts read variables that are not set"
-    return _block("software", [*script.settings.software, until])
+    modules = [(s.value, s) for s in script.settings.software if s.key != SETUP]
+    own = [s.value for s in script.settings.software if s.key == SETUP]
+    heading = [f"# {SETUP}: the site's own lines"] if own else []
+    return _block("software", [*_commented(modules), *heading, *own, until])
 
 
 def _environment(script: Script) -> str:

@@ -47,7 +47,7 @@ def test_an_area_is_chosen_by_what_belongs_to_it(jean_zay, slurm, user):
     expected = {"account": "abc@h100", "constraint": "h100", "qos": "qos_gpu_h100-t3", "gres": "gpu:4"}
     assert expected.items() <= directives(found).items()
     assert "partition" not in directives(found)
-    assert found.software[1].startswith("module load arch/h100 ")
+    assert found.software[1].value.startswith("module load arch/h100 ")
 
 
 def test_an_account_of_another_area_is_refused(jean_zay):

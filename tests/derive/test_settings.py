@@ -10,7 +10,7 @@ from hpcllm.derive.directives import EXCLUSIVE
 from hpcllm.derive.layout import layout
 from hpcllm.derive.setting import Settings
 from hpcllm.derive.settings import settings
-from hpcllm.derive.show import derived_text
+from hpcllm.derive.show import as_ranges, derived_text
 from hpcllm.job.spec import CommandJob, load_job
 from hpcllm.launch.pipeline import stages
 from hpcllm.plan.search import search
@@ -49,7 +49,7 @@ def resolve(key: str, roots: dict) -> object:
 @pytest.mark.parametrize("cluster", CLUSTERS)
 def test_every_setting_has_a_reason_and_a_key_that_exists(cluster, kind):
     for derived, roots in all_settings(cluster, kind):
-        for setting in (*derived.directives, *derived.environment, *derived.prepare):
+        for setting in (*derived.directives, *derived.software, *derived.environment, *derived.prepare):
             assert setting.reason
             assert resolve(setting.key, roots) is not None, setting
 
@@ -83,13 +83,17 @@ def test_this_python_is_the_one_that_renders(lab, command):
     assert settings(named, command, shape, python="/opt/python").python == "/site/python"
 
 
+def lines(derived: Settings) -> list[str]:
+    return [setting.value for setting in derived.software]
+
+
 def test_modules_are_loaded_from_a_clean_slate_and_quoted(a100, command):
     odd = changed(a100, software={"modules": ["gcc/13", "a b;c"], "setup": ["source /site/env.sh"]})
 
     derived = settings(odd, command, layout(odd, command, None, stages(command)[0]), USER)
 
-    assert derived.software == ("module purge", "module load gcc/13 'a b;c'", "source /site/env.sh")
-    assert shlex.split(derived.software[1])[-1] == "a b;c"
+    assert lines(derived) == ["module purge", "module load gcc/13 'a b;c'", "source /site/env.sh"]
+    assert shlex.split(lines(derived)[1])[-1] == "a b;c"
 
 
 def test_modules_of_a_node_type_come_before_the_others(a100, command):
@@ -98,7 +102,8 @@ def test_modules_of_a_node_type_come_before_the_others(a100, command):
 
     derived = settings(area, command, layout(area, command, None, stages(command)[0]), USER)
 
-    assert derived.software[1] == "module load arch/a100 gcc/13 openmpi/4.1"
+    assert lines(derived)[1] == "module load arch/a100 gcc/13 openmpi/4.1"
+    assert derived.software[1].key == "nodes.a100.modules"
 
 
 @pytest.mark.parametrize("cluster", CLUSTERS)
@@ -116,3 +121,36 @@ def test_what_a_site_wants_to_be_told_stands_in_the_shown_derivation_too(a100):
 
     assert "#SBATCH --account=YOUR_ACCOUNT" in text
     assert "#SBATCH --qos=YOUR_QOS" in text
+
+
+def test_the_shown_derivation_ends_with_what_nobody_knows(a100):
+    text = derived_text(changed(a100, fabric={"rate": "unknown", "hcas": []}))
+
+    _, missing = text.split("unknown, and it matters")
+    assert "fabric.rate" in missing
+    assert "fabric.hcas" in missing
+    assert "fabric.interfaces" not in missing
+
+
+def test_the_shown_binding_is_a_line_for_each_rank(a100):
+    text = derived_text(a100)
+
+    assert "rank  GPU  CPUs   NUMA  NIC\n  0     0    0-15   ?     ?\n" in text
+
+
+def test_the_shown_limits_are_those_of_the_queue_and_of_each_qos(a100):
+    partitions = {"gpu": {"node_type": "a100", "max_time": "24h", "max_nodes": 64}}
+    qos = {"long": {"max_time": "4d", "max_nodes": 8, "overrides_partition": True}, "test": {"max_time": "30m"}}
+
+    text = derived_text(changed(a100, scheduler={"partitions": partitions, "qos": qos}))
+
+    assert "partition gpu: at most 1 d, 64 nodes" in text
+    assert "--qos long: at most 4 d, 8 nodes" in text
+    assert "--qos test: at most 30 min, 64 nodes" in text
+
+
+@pytest.mark.parametrize(
+    ("cpus", "ranges"), [((), ""), ((3,), "3"), ((0, 1, 2, 8), "0-2,8"), ((48, 49, 112, 113), "48-49,112-113")]
+)
+def test_cpus_are_shown_as_ranges(cpus, ranges):
+    assert as_ranges(cpus) == ranges
