@@ -31,8 +31,14 @@ def add(commands: Any) -> None:
     logs = command(commands, "logs", _logs, "the log of a stage", "logs runs/demo train")
     run_argument(logs)
     logs.add_argument("stage", nargs="?", metavar="STAGE", help="default: the one that runs or ran last")
-    cancel = command(commands, "cancel", _cancel, "cancel what is queued or running", "cancel runs/demo")
+    how = logs.add_mutually_exclusive_group()
+    how.add_argument(
+        "-f", "--follow", action="store_true", help="lines as they come, until the stage or the run ends"
+    )
+    how.add_argument("--errors", action="store_true", help="only the rank that failed first, and what Slurm said")
+    cancel = command(commands, "cancel", _cancel, "cancel what is queued or running", "cancel runs/demo evaluate")
     run_argument(cancel)
+    cancel.add_argument("stage", nargs="?", metavar="STAGE", help="this one and what comes after it (default: all)")
 
     report = command(commands, "report", _report, "one run, or many compared", "report runs/demo runs/translate")
     report.add_argument("runs", type=Path, nargs="+", metavar="RUN")
@@ -70,15 +76,18 @@ def _preflight(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from hpcllm.launch.track import status
+    from rich.console import Console
+
+    from hpcllm.launch.track import look
     from hpcllm.report.status_table import status_table
 
     run = run_of(arguments)
-    found = status(run)
+    now = look(run)
     if arguments.json:
-        print_json([asdict(stage) for stage in found])
+        print_json(asdict(now))
     else:
-        print_rich(status_table(run, found))
+        console = Console()
+        console.print(status_table(run, now, console.width))
 
 
 def _watch(arguments: argparse.Namespace) -> None:
@@ -88,15 +97,23 @@ def _watch(arguments: argparse.Namespace) -> None:
 
 
 def _logs(arguments: argparse.Namespace) -> None:
-    from hpcllm.launch.track import logs
+    from hpcllm.launch.logs import errors, logs
 
-    print(logs(run_of(arguments), arguments.stage), end="")
+    run = run_of(arguments)
+    if arguments.follow:
+        from hpcllm.launch.follow import follow
+        from hpcllm.report.status_table import poll_s
+
+        for line in follow(run, arguments.stage, poll_s(run)):
+            print(line, flush=True)
+    else:
+        print((errors if arguments.errors else logs)(run, arguments.stage), end="")
 
 
 def _cancel(arguments: argparse.Namespace) -> None:
     from hpcllm.launch.track import cancel
 
-    print(cancel(run_of(arguments)))
+    print(cancel(run_of(arguments), arguments.stage))
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -1,166 +1,234 @@
-"""What Slurm says of jobs: asked for all of them at once, of whoever knows, and its words turned into ours."""
+"""What Slurm says of jobs: each source asked once for all of them, and its words turned into ours.
+
+squeue     what is queued or runs now, and what ended less than MinJobAge (300 s by default) ago
+sacct      what has ended, for months, and who cancelled it; it lags squeue by seconds, and some sites have none
+scontrol   the same as squeue, where that is not allowed or broken
+"""
 
 from __future__ import annotations
 
 import os
+import pwd
 import re
+import signal
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from hpcllm.errors import UserError
+from hpcllm.launch.states import ALIVE, STATES, State
 
-QUERY_TIMEOUT_S = 30.0
+COMMAND_TIMEOUT_S = 30.0
+QUERY_TIMEOUT_S = 5.0  # a person waits; Slurm's own commands try for 9 to 18 s where no controller answers
 
-State = Literal[
-    "waiting", "pending", "running", "done", "failed", "interrupted", "cancelled",
-    "timeout", "out of memory", "node failure", "preempted", "out of date",
-]  # fmt: skip
-
-# Slurm's words are the long names under JOB STATE CODES in sacct(1) and squeue(1) of 23.11.
-STATES: dict[str, State] = {
-    "PENDING": "pending",
-    "REQUEUED": "pending",
-    "REQUEUE_FED": "pending",
-    "REQUEUE_HOLD": "pending",
-    "SPECIAL_EXIT": "pending",
-    "RESV_DEL_HOLD": "pending",
-    "CONFIGURING": "running",
-    "RUNNING": "running",
-    "COMPLETING": "running",
-    "SIGNALING": "running",
-    "STAGE_OUT": "running",
-    "STOPPED": "running",
-    "SUSPENDED": "running",
-    "RESIZING": "running",
-    "COMPLETED": "done",
-    "FAILED": "failed",
-    "LAUNCH_FAILED": "node failure",
-    "BOOT_FAIL": "node failure",
-    "NODE_FAIL": "node failure",
-    "OUT_OF_MEMORY": "out of memory",
-    "TIMEOUT": "timeout",
-    "DEADLINE": "timeout",
-    "CANCELLED": "cancelled",
-    "REVOKED": "cancelled",
-    "PREEMPTED": "preempted",
-}
+_NOTHING = ("None", "(null)", "None assigned")
+_WHY_NOT = {FileNotFoundError: "not found", PermissionError: "may not be run"}
+_SEPARATOR = "|"
+# The same facts in the words of each. Slurm 20.11 or newer: with a suffix behind squeue's fields none of them is cut.
+_FACTS = ["job_id", "state", "submit", "start", "end", "nodes", "exit_code", "reason", "restarts"]
+_SQUEUE = ["JobArrayID", "State", "SubmitTime", "StartTime", "EndTime", "NodeList", "exit_code", "Reason", "RestartCnt"]
+_SACCT = ["JobID", "State", "Submit", "Start", "End", "NodeList", "ExitCode", "Reason"]
+_SCONTROL = ["JobId", "JobState", "SubmitTime", "StartTime", "EndTime", "NodeList", "ExitCode", "Reason", "Restarts"]
 
 
 @dataclass(frozen=True)
 class SlurmJob:
-    """One job as Slurm knows it."""
+    """One job as Slurm knows it. Times are in seconds since 1970."""
 
     job_id: str
     state: State
-    start_s: float | None
-    """Seconds since 1970."""
-    end_s: float | None
-    nodes: str
+    start_s: float | None = None
+    """When it began; while it waits, when Slurm expects it to begin."""
+    end_s: float | None = None
+    nodes: str = ""
     """As Slurm writes them: n[1-4]."""
-    reason: str
+    reason: str = ""
     """Why it waits or ended, in Slurm's words."""
-    exit_code: int | None
+    exit_code: int | None = None
+    submit_s: float | None = None
+    restarts: int = 0
+    """How often Slurm has started it again; 0 too where nobody says."""
+    cancelled_by: str = ""
+    """Name of the user who did."""
+    tasks: str = ""
+    """Of an array: how many of its tasks are done, `3/8 tasks`."""
     forgotten: bool = False
-    """squeue answers and does not know it: it is neither queued nor running, and nobody knows what became of it."""
+    """squeue answers and nobody knows it: it is neither queued nor running, and what became of it is lost."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known of jobs."""
+
+    jobs: dict[str, SlurmJob]
+    """By the id that was asked for."""
+    silence: str = ""
+    """In Slurm's words why it does not answer, where a job may have gone on since."""
 
 
 def query(job_ids: Sequence[str]) -> dict[str, SlurmJob]:
-    """Jobs by id, of those that anybody still knows, by one question for all to each who has to be asked.
+    """Jobs by id, of those that anybody still knows."""
+    return ask(job_ids).jobs
 
-    squeue knows what is queued or running now; accounting lags it by seconds, but keeps what has ended. Some sites have
-    no accounting: then scontrol knows what ended less than MinJobAge (300 s by default) ago.
+
+def ask(job_ids: Sequence[str]) -> Answer:
+    """Every source once, and each only where the ones before left something open.
+
+    An id is a job's, `12`, an array's, also `12`, which stands for all of its tasks, or one task's, `12_3`.
     """
-    queued = _squeue(job_ids)
-    found = {job.job_id: job for job in queued or [] if job.job_id in job_ids}
-    for ask in (_sacct, _scontrol):
-        missing = [job_id for job_id in job_ids if job_id not in found]
-        if missing:
-            found |= {job.job_id: job for job in ask(missing) if job.job_id in missing}
-    missing = [job_id for job_id in job_ids if job_id not in found] if queued is not None else []
-    return found | {job_id: _forgotten(job_id) for job_id in missing}
+    queue, silence = _squeue(job_ids)
+    found = _pick(job_ids, queue)
+    over = [job_id for job_id in job_ids if job_id not in found or found[job_id].state not in ALIVE]
+    if over:
+        found |= {i: job for i, job in _pick(over, _sacct(over)).items() if i not in found or job.state not in ALIVE}
+    open_ids = [job_id for job_id in job_ids if job_id not in found or (silence and found[job_id].state in ALIVE)]
+    if not open_ids:
+        return Answer(found)
+    if silence and not _is_down(silence):
+        queue, silence = _scontrol(open_ids)
+        found |= _pick(open_ids, queue)
+    if silence:
+        return Answer(found, silence)
+    return Answer({job_id: _forgotten(job_id) for job_id in open_ids} | found)
 
 
-def slurm(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run one of Slurm's commands. Raises UserError where there is none, or it does not answer."""
+def slurm(command: Sequence[str], timeout_s: float = COMMAND_TIMEOUT_S) -> subprocess.CompletedProcess[str]:
+    """Run one of Slurm's commands. Raises UserError where there is none, or it does not answer.
+
+    A site's own wrapper around it goes down with it when the time is up; what a user has set for squeue's or sacct's
+    output does not count.
+    """
+    theirs = ("SQUEUE_", "SACCT_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
     try:
-        return subprocess.run(
+        process = subprocess.Popen(
             command,
-            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            timeout=QUERY_TIMEOUT_S,
-            check=False,
-            env={**os.environ, "SLURM_TIME_FORMAT": "%s"},
+            env={**kept, "SLURM_TIME_FORMAT": "%s"},
+            process_group=0,
         )
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError) as error:
         raise UserError(
-            f"{command[0]}: not found: this machine has no Slurm; go to a login node of the cluster, "
+            f"{command[0]}: {_WHY_NOT[type(error)]}: this machine has no Slurm; go to a login node of the cluster, "
             "or run the job here: hpcllm run"
         ) from None
-    except subprocess.TimeoutExpired:
-        raise UserError(f"{command[0]}: no answer within {QUERY_TIMEOUT_S:.0f} s; try again") from None
+    with process:
+        try:
+            out, err = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            raise UserError(f"{command[0]}: no answer within {timeout_s:.0f} s; try again") from None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(list(command), process.returncode, out, err)
+
+
+# ---- the sources -----------------------------------------------------------------------------------------------------
+
+
+def _squeue(job_ids: Sequence[str]) -> tuple[list[SlurmJob], str]:
+    """Asked for one job that it does not know it fails, which is an answer too."""
+    fields = ",".join(f"{field}:{_SEPARATOR}" for field in _SQUEUE)
+    said, error = _said(
+        ["squeue", "--noheader", "--array", "--states=all", f"--Format={fields}", f"--jobs={','.join(job_ids)}"]
+    )
+    rows = _rows(said)
+    return [_job({**row, "exit_code": _waited(row["exit_code"])}) for row in rows], error
 
 
 def _sacct(job_ids: Sequence[str]) -> list[SlurmJob]:
-    fields = "JobIDRaw,State,Start,End,NodeList,Reason,ExitCode"
-    command = ["sacct", "--allocations", "--parsable2", "--noheader", f"--format={fields}", f"--jobs={_list(job_ids)}"]
-    return _rows(_answer(command))
+    said, _ = _said(
+        [
+            "sacct",
+            "--allocations",
+            "--parsable",
+            "--noheader",
+            f"--format={','.join(_SACCT)}",
+            f"--jobs={','.join(job_ids)}",
+        ]
+    )
+    return [_job({**row, "job_id": one}) for row in _rows(said) for one in _tasks(row["job_id"])]
 
 
-def _squeue(job_ids: Sequence[str]) -> list[SlurmJob] | None:
-    """None without an answer. Asked for one job that it does not know, it fails; that is an answer too."""
-    try:
-        done = slurm(["squeue", "--noheader", "--format=%i|%T|%S|%e|%N|%r|", f"--jobs={_list(job_ids)}"])
-    except UserError:
-        return None
-    return _rows(done.stdout) if done.returncode == 0 or "Invalid job id" in done.stderr else None
-
-
-def _scontrol(job_ids: Sequence[str]) -> list[SlurmJob]:
-    """scontrol takes one job at a time, so it comes last."""
-    names = ("JobId", "JobState", "StartTime", "EndTime", "NodeList", "Reason", "ExitCode")
+def _scontrol(job_ids: Sequence[str]) -> tuple[list[SlurmJob], str]:
+    """scontrol takes one job or all that there are."""
+    said, error = _said(["scontrol", "--oneliner", "show", "job", *(job_ids if len(job_ids) == 1 else [])])
     jobs = []
-    for job_id in job_ids:
-        said = _answer(["scontrol", "--oneliner", "show", "job", job_id])
-        values = dict(re.findall(r"(?:^|\s)(\w+)=(\S*)", said))
+    for line in said.splitlines():
+        values = dict(re.findall(r"(?:^|\s)(\w+)=(\S*)", line))
         if "JobState" in values:
-            jobs.append(_job([values.get(name, "") for name in names]))
-    return jobs
+            row = {fact: values.get(name, "") for fact, name in zip(_FACTS, _SCONTROL, strict=True)}
+            task = f"{values['ArrayJobId']}_[{values['ArrayTaskId']}]" if "ArrayTaskId" in values else row["job_id"]
+            jobs += [_job({**row, "job_id": one}) for one in _tasks(task)]
+    return jobs, error
 
 
-def _rows(said: str) -> list[SlurmJob]:
-    return [_job(line.split("|")) for line in said.splitlines() if line.count("|") >= 6]
+def _rows(said: str) -> list[dict[str, str]]:
+    """Lines of fields, each field with a separator behind it; any other line is a word to a person."""
+    lines = [line.split(_SEPARATOR) for line in said.splitlines()]
+    return [dict(zip(_FACTS, map(str.strip, line), strict=False)) for line in lines if len(line) > len(_SACCT)]
 
 
-def _answer(command: Sequence[str]) -> str:
-    """What a query says, of the jobs that it knows; nothing where it fails, since another one may know."""
+def _said(command: Sequence[str]) -> tuple[str, str]:
+    """What a source says, and why it does not; another one may know."""
     try:
-        done = slurm(command)
-    except UserError:
-        return ""
-    return done.stdout
+        done = slurm(command, QUERY_TIMEOUT_S)
+    except UserError as error:
+        return "", str(error)
+    wrong = done.returncode and "Invalid job id" not in done.stderr
+    return done.stdout, (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1] if wrong else ""
 
 
-def _job(fields: Sequence[str]) -> SlurmJob:
-    job_id, word, start, end, nodes, reason, exit_code = (field.strip() for field in fields[:7])
-    state: State = STATES.get(word.split(" ")[0].rstrip("+"), "pending")  # `CANCELLED by 1000`
-    running = state in ("running", "pending")
+def _is_down(silence: str) -> bool:
+    """Whether it is the controller that does not answer, so that scontrol, which asks it too, need not be tried."""
+    return "Unable to contact" in silence or "no answer within" in silence
+
+
+# ---- one job ---------------------------------------------------------------------------------------------------------
+
+
+def _job(facts: Mapping[str, str]) -> SlurmJob:
+    word, _, rest = facts["state"].partition(" ")  # `CANCELLED by 1000`
+    start_s, end_s = _time(facts["start"]), _time(facts["end"])
+    known = STATES.get(word.rstrip("+"))
+    state = known or _state_by_times(start_s, end_s)
+    over = state not in ALIVE
+    reason = facts["reason"] if known else f"Slurm says {word}, a word that is new to hpcllm"
+    restarts = facts.get("restarts", "")
     return SlurmJob(
-        job_id,
+        facts["job_id"],
         state,
-        None if state == "pending" else _time(start),
-        None if running else _time(end),
-        "" if nodes in ("None assigned", "(null)") else nodes,
-        "" if reason in ("None", "(null)") else reason,
-        None if running else _exit_code(exit_code),
+        start_s,
+        end_s if over else None,
+        "" if facts["nodes"] in _NOTHING else facts["nodes"],
+        "" if reason in _NOTHING else reason,
+        _exit_code(facts["exit_code"]) if over else None,
+        _time(facts["submit"]),
+        int(restarts) if restarts.isdecimal() else 0,
+        _user(rest.removeprefix("by ")),
     )
 
 
 def _forgotten(job_id: str) -> SlurmJob:
-    reason = "Slurm has forgotten it, and it never began"
-    return SlurmJob(job_id, "cancelled", None, None, "", reason, None, forgotten=True)
+    return SlurmJob(job_id, "cancelled", reason="Slurm has forgotten it, and it never began", forgotten=True)
+
+
+def _state_by_times(start_s: float | None, end_s: float | None) -> State:
+    """What a state that the table has not must be: a job that may live is not called over, nor one that ended alive."""
+    now_s = time.time()
+    if end_s is not None and end_s <= now_s:
+        return "failed"
+    return "running" if start_s is not None and start_s <= now_s else "pending"
+
+
+def _waited(status: str) -> str:
+    """squeue's exit code is that of wait(2): 19200 is 75:0, 9 is 0:9."""
+    return f"{int(status) >> 8}:{int(status) & 127}" if status.isdecimal() else status
 
 
 def _exit_code(text: str) -> int | None:
@@ -173,5 +241,56 @@ def _time(text: str) -> float | None:
     return float(text) if text.isdecimal() else None
 
 
-def _list(job_ids: Sequence[str]) -> str:
-    return ",".join(job_ids)
+def _user(uid: str) -> str:
+    """The name of a user; the number where this machine has none for it."""
+    try:
+        return pwd.getpwuid(int(uid)).pw_name
+    except (ValueError, KeyError):
+        return f"uid {uid}" if uid else ""
+
+
+# ---- arrays ----------------------------------------------------------------------------------------------------------
+
+
+def _tasks(job_id: str) -> list[str]:
+    """`12_[0,4-8:2%3]`, the tasks of an array that wait together, one by one: 12_0, 12_4, 12_6, 12_8."""
+    matched = re.fullmatch(r"(\d+)_\[([\d,:-]+)(?:%\d+)?\]", job_id)
+    if not matched:
+        return [job_id]
+    numbers: list[int] = []
+    for part in matched[2].split(","):
+        first, last, step = re.fullmatch(r"(\d+)(?:-(\d+))?(?::(\d+))?", part).groups()  # type: ignore[union-attr]
+        numbers += range(int(first), int(last or first) + 1, int(step or 1))
+    return [f"{matched[1]}_{number}" for number in numbers]
+
+
+def _pick(job_ids: Sequence[str], jobs: Iterable[SlurmJob]) -> dict[str, SlurmJob]:
+    """Those of the jobs that were asked for, and whole arrays."""
+    by_id = {job.job_id: job for job in jobs}
+    arrays: dict[str, list[SlurmJob]] = {}
+    for job_id, job in by_id.items():
+        arrays.setdefault(job_id.split("_")[0], []).append(job)
+    found = {job_id: by_id.get(job_id) or _whole(job_id, arrays.get(job_id, [])) for job_id in job_ids}
+    return {job_id: job for job_id, job in found.items() if job}
+
+
+def _whole(job_id: str, tasks: Sequence[SlurmJob]) -> SlurmJob | None:
+    """An array as one job: alive while any task is, done when all are, else as the first task that went wrong."""
+    if not tasks:
+        return None
+    done = [task for task in tasks if task.state == "done"]
+    alive = [task for task in tasks if task.state in ALIVE]
+    wrong = [task for task in tasks if task.state not in (*ALIVE, "done")]
+    shown = next((task for task in alive if task.state == "running"), (alive or wrong or done)[0])
+    begun = [task.start_s for task in tasks if task.start_s is not None and task.state != "pending"]
+    ended = [task.end_s for task in tasks if task.end_s is not None]
+    return replace(
+        shown,
+        job_id=job_id,
+        state="running" if alive and begun and shown.state == "pending" else shown.state,
+        start_s=min(begun, default=shown.start_s),
+        end_s=None if alive else max(ended, default=None),
+        nodes=",".join(dict.fromkeys(task.nodes for task in (alive or tasks) if task.nodes)),
+        reason=f"task {shown.job_id.partition('_')[2]} {shown.reason}".strip() if wrong and not alive else shown.reason,
+        tasks=f"{len(done)}/{len(tasks)} tasks",
+    )

@@ -15,8 +15,9 @@ from hpcllm.job.spec import frozen_any_job
 from hpcllm.launch.dag_scripts import sbatch_tokens
 from hpcllm.launch.pipeline import Stage, stages
 from hpcllm.launch.slurm import slurm
+from hpcllm.launch.states import ALIVE
 from hpcllm.launch.submitit_plugin import ScriptExecutor, ScriptJob, StageScript
-from hpcllm.launch.track import ALIVE, StageStatus, status, submitted
+from hpcllm.launch.track import StageStatus, status, submitted
 from hpcllm.run_directory import Run, write_json
 
 # What sbatch says, and what to do about it. The words are Slurm's (slurm_errno.c).

@@ -24,9 +24,9 @@ from submitit.local.local import LocalExecutor, LocalJob, LocalJobEnvironment, s
 from hpcllm.cluster.detect import find_mpirun
 from hpcllm.errors import UserError
 from hpcllm.launch.dag_scripts import sbatch_tokens
+from hpcllm.launch.logs import log_files
 from hpcllm.launch.pipeline import Stage
 from hpcllm.launch.slurm import query, slurm
-from hpcllm.launch.track import log_files
 from hpcllm.run_directory import Run, read_json
 
 POLL_S = 1.0

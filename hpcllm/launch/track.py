@@ -8,70 +8,78 @@ import shlex
 import signal
 import socket
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from hpcllm.errors import HpcllmError
 from hpcllm.job.spec import frozen_any_job
+from hpcllm.launch.failure import first_failure
 from hpcllm.launch.key import is_current
+from hpcllm.launch.logs import last_words, log_files, progress_in, tail
 from hpcllm.launch.pipeline import Stage, find_stage, stages
 from hpcllm.launch.process import writer_lives
-from hpcllm.launch.slurm import SlurmJob, State, query, slurm
-from hpcllm.progress import Progress
+from hpcllm.launch.slurm import Answer, SlurmJob, ask, slurm
+from hpcllm.launch.states import ALIVE, State, advice, state_in, wait_of
 from hpcllm.run_directory import Run, read_json
 
 FORGOTTEN_AFTER_S = 60.0  # for so long after a submission squeue may not know the job yet
-TAIL_BYTES = 16_384
-
-ALIVE: tuple[State, ...] = ("waiting", "pending", "running")
-
-_ADVICE: dict[State, str] = {
-    "failed": "read hpcllm logs RUN STAGE, mend it, then hpcllm submit RUN",
-    "interrupted": "hpcllm submit RUN goes on where it stopped",
-    "cancelled": "hpcllm submit RUN goes on where it stopped",
-    "preempted": "hpcllm submit RUN goes on where it stopped",
-    "out of date": "hpcllm submit RUN does it again",
-    "timeout": "it had no time to save: render with a longer resources.time, or save more often",
-    "out of memory": "render with a smaller train.micro_batch, or on more nodes",
-    "node failure": "hpcllm submit RUN goes on; slurm.directives: {exclude: NODE} leaves a bad node out",
-}
-_MEMORY_WORDS = re.compile(r"oom[-_ ]kill|out of memory|exceeded .*memory limit", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class StageStatus:
-    """One stage, now."""
+    """One stage, now. Times are in seconds since 1970."""
 
     stage: str
     job_id: str | None
     """Slurm's id of its latest job, by whomever it was submitted."""
     state: State
-    since: float | None
-    """When that state began, in seconds since 1970."""
-    elapsed_s: float | None
+    since: float | None = None
+    """When that state began."""
+    elapsed_s: float | None = None
     """How long it has run, or ran."""
-    nodes: str
-    progress: str
+    nodes: str = ""
+    progress: str = ""
     """How far it is, while it runs: `120/1000 loss 3.21`."""
-    reason: str
-    advice: str
+    reason: str = ""
+    """Why it waits, or ended as it did."""
+    advice: str = ""
     """What to do, where something is to be done."""
+    after: tuple[str, ...] = ()
+    """The stages that it waits for."""
+    expected_start: float | None = None
+    """When Slurm expects a pending job to begin, where it says so."""
+    restarts: int = 0
+    """How often Slurm has started its job again."""
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run, now."""
+
+    stages: tuple[StageStatus, ...]
+    silence: str = ""
+    """Why Slurm does not answer, in its words: then the stages are as accounting and their own records have them."""
 
 
 def status(run: Run) -> list[StageStatus]:
-    """Every stage in order, by one batched query of the scheduler. Raises HpcllmError for a damaged run directory."""
+    """Every stage in order. Raises HpcllmError for a damaged run directory."""
+    return list(look(run).stages)
+
+
+def look(run: Run) -> RunStatus:
+    """Every stage in order, by one query of each source for all jobs, and whether Slurm answered."""
     rows = stages(frozen_any_job(run))
     job_ids = {name: ids[-1] for name, ids in submitted(run).items() if ids}
     by_hand = [own for stage in rows if (own := _unfinished_job_id(_record(run, stage)))]
     asked = list(dict.fromkeys([*job_ids.values(), *by_hand]))
-    known = query(asked) if asked else {}
+    answer = ask(asked) if asked else Answer({})
     found: dict[str, StageStatus] = {}
     for stage in rows:
-        blocked = any(found[name].state != "done" for name in stage.after)
-        now = _status_of(run, stage, job_ids.get(stage.name), known, blocked)
+        before = [found[name] for name in stage.after if found[name].state != "done"]
+        now = _status_of(run, stage, job_ids.get(stage.name), answer.jobs, before)
         found[stage.name] = _out_of_date(run, stage, now) if _is_outdated(run, stage, now) else now
-    return list(found.values())
+    return RunStatus(tuple(found.values()), answer.silence)
 
 
 def submitted(run: Run) -> dict[str, list[str]]:
@@ -80,55 +88,53 @@ def submitted(run: Run) -> dict[str, list[str]]:
     return jobs
 
 
-def cancel(run: Run) -> str:
-    """Cancel what is queued or running, or tell the stage in another shell's foreground to save. Says what it did."""
-    alive = [found for found in status(run) if found.state in ALIVE]
-    job_ids = [found.job_id for found in alive if found.job_id]
+def cancel(run: Run, stage_name: str | None = None) -> str:
+    """Cancel what is queued or running, or tell the stage in another shell's foreground to save. Says what it did.
+
+    All of the DAG, or one stage and what comes after it.
+    """
+    meant = _with_all_after(run, stage_name)
+    alive = [found for found in status(run) if found.state in ALIVE and found.stage in meant]
+    job_ids = list(dict.fromkeys(found.job_id for found in alive if found.job_id))
     if job_ids:
         done = slurm(["scancel", *job_ids])
         if done.returncode:
             raise HpcllmError(f"scancel: {done.stderr.strip()}")
     here = [found for found in alive if not found.job_id and found.state == "running" and _tell_to_stop(run, found)]
     names = ", ".join(found.stage for found in alive if found.job_id) or ", ".join(found.stage for found in here)
-    return f"cancelled {names}" if names else "nothing of this run is queued or running here"
+    what = f"{stage_name} and what comes after it" if stage_name else "this run"
+    return f"cancelled {names}" if names else f"nothing of {what} is queued or running here"
 
 
-def logs(run: Run, stage_name: str | None = None) -> str:
-    """The latest log of a stage; left out, of the one that said something last. What Slurm said stands behind it."""
+def _with_all_after(run: Run, stage_name: str | None) -> Collection[str]:
+    """The names of all stages, or of one and of those that need it."""
     job = frozen_any_job(run)
-    stage_ids = [find_stage(job, stage_name).id] if stage_name else [stage.id for stage in stages(job)]
-    found = [path for stage_id in stage_ids for path in log_files(run, stage_id)[-1:]]
-    spoken = [path for path in map(run.slurm_log, stage_ids) if path.exists() and path.stat().st_size]
-    if not found and not spoken:
-        raise HpcllmError(f"{run.logs}: no log of {stage_name or 'any stage'} yet; hpcllm status {run.root} says why")
-    latest = max(found or spoken, key=lambda path: path.stat().st_mtime)
-    slurm_said = run.slurm_log(latest.name.split(".")[0])
-    paths = [latest, *([slurm_said] if slurm_said in spoken and slurm_said != latest else [])]
-    return "".join(f"==> {path}\n{path.read_text(encoding='utf-8', errors='replace')}" for path in paths)
-
-
-def log_files(run: Run, stage_id: str) -> list[Path]:
-    """The logs of a stage's attempts, oldest first."""
-    found = [path for path in run.logs.glob(f"{stage_id}.*.log") if path.name.split(".")[-2].isdecimal()]
-    return sorted(found, key=lambda path: int(path.name.split(".")[-2]))
+    meant = {find_stage(job, stage_name).name} if stage_name else {stage.name for stage in stages(job)}
+    for stage in stages(job):  # in order, so that those before a stage are known when it comes
+        if meant & set(stage.after):
+            meant.add(stage.name)
+    return meant
 
 
 # ---- one stage -------------------------------------------------------------------------------------------------------
 
 
-def _status_of(run: Run, stage: Stage, job_id: str | None, known: dict[str, SlurmJob], blocked: bool) -> StageStatus:
+def _status_of(
+    run: Run, stage: Stage, job_id: str | None, known: dict[str, SlurmJob], before: list[StageStatus]
+) -> StageStatus:
+    """`before`: the stages that it still waits for."""
     record = _record(run, stage)
     job, own = known.get(job_id or ""), known.get(_unfinished_job_id(record) or "")
     if job and not job.forgotten and not _is_newer(record, job):
-        return _by_slurm(run, stage, job, record, blocked)
+        return _by_slurm(run, stage, job, record, before)
     if own and not own.forgotten and not _is_over_in(own, record):
-        return _by_slurm(run, stage, own, record, blocked)
+        return _by_slurm(run, stage, own, record, before)
     if record:
         return _by_record(run, stage, job_id, record)
     if job and time.time() - run.jobs_json.stat().st_mtime > FORGOTTEN_AFTER_S:
-        return _filled(run, stage, job_id, job.state, None, None, "", job.reason)
-    state: State = "waiting" if blocked or not job_id else "pending"
-    return StageStatus(stage.name, job_id, state, None, None, "", "", "" if job_id else "not submitted", "")
+        return _advised(run, StageStatus(stage.name, job_id, job.state, reason=job.reason, after=stage.after))
+    state: State = "waiting" if before or not job_id else "pending"
+    return StageStatus(stage.name, job_id, state, reason="" if job_id else "not submitted", after=stage.after)
 
 
 def _is_newer(record: dict[str, Any], job: SlurmJob) -> bool:
@@ -143,7 +149,8 @@ def _unfinished_job_id(record: dict[str, Any]) -> str | None:
 
 def _is_over_in(job: SlurmJob, record: dict[str, Any]) -> bool:
     """Whether the stage has ended since that job began: in an allocation that goes on without it."""
-    return bool(record["end"] and job.start_s is not None and job.start_s <= record["end"])
+    begun = job.start_s is not None and job.state != "pending"
+    return bool(record["end"] and begun and job.start_s <= record["end"])
 
 
 def _is_outdated(run: Run, stage: Stage, now: StageStatus) -> bool:
@@ -154,59 +161,123 @@ def _is_outdated(run: Run, stage: Stage, now: StageStatus) -> bool:
 
 def _out_of_date(run: Run, stage: Stage, done: StageStatus) -> StageStatus:
     reason = "done for another job or by other code, or its files were deleted"
-    return replace(done, state="out of date", reason=reason, advice=_advice(run, stage, "out of date"))
+    return _advised(run, replace(done, state="out of date", reason=reason))
 
 
-def _advice(run: Run, stage: Stage, state: State) -> str:
-    """What to do; a run that was rendered for this machine goes on by `hpcllm run`."""
-    advice = _ADVICE.get(state, "").replace("RUN", shlex.quote(str(run.root))).replace("STAGE", stage.name)
-    local = run.resolved()["profile"]["scheduler"]["kind"] == "local"
-    return advice.replace("hpcllm submit", "hpcllm run") if local else advice
-
-
-def _by_slurm(run: Run, stage: Stage, job: SlurmJob, record: dict[str, Any], blocked: bool) -> StageStatus:
-    state = job.state
-    if state == "pending" and blocked:
-        state = "waiting"
-    if state == "failed" and job.exit_code == 75:
-        state = "interrupted"
-    if state == "failed" and _MEMORY_WORDS.search(_tail(run.slurm_log(stage.id)) + _last_words(run, stage)):
-        state = "out of memory"
+def _by_slurm(run: Run, stage: Stage, job: SlurmJob, record: dict[str, Any], before: list[StageStatus]) -> StageStatus:
+    state = _state(run, stage, job, before)
+    waits = state in ("waiting", "pending", "stuck")
     end_s = time.time() if state == "running" else job.end_s
-    elapsed_s = end_s - job.start_s if end_s is not None and job.start_s is not None else None
-    reason = _why(job, state, record)
-    since = job.start_s if state == "running" else job.end_s
-    return _filled(run, stage, job.job_id, state, since, elapsed_s, job.nodes, reason)
+    elapsed_s = end_s - job.start_s if end_s is not None and job.start_s is not None and not waits else None
+    since = job.submit_s if waits else job.start_s if state == "running" else job.end_s
+    found = StageStatus(
+        stage.name,
+        job.job_id,
+        state,
+        since,
+        elapsed_s,
+        job.nodes,
+        job.tasks or _progress(run, stage, state),
+        _why(run, stage, job, state, record, before),
+        after=stage.after,
+        expected_start=job.start_s if state == "pending" else None,
+        restarts=job.restarts,
+    )
+    return _advised(run, found, job.reason)
 
 
-def _why(job: SlurmJob, state: State, record: dict[str, Any]) -> str:
-    """Why it waits, in Slurm's words, or why it ended, in the stage's own."""
-    if state == "pending":
-        return job.reason
+def _state(run: Run, stage: Stage, job: SlurmJob, before: list[StageStatus]) -> State:
+    """Ours, by Slurm's, its reason, the exit code, and what slurmstepd wrote."""
+    if job.state == "pending":
+        row = wait_of(job.reason)
+        return "stuck" if row and not row.ends else "waiting" if before else "pending"
+    if job.state == "failed" and job.exit_code == 75:
+        return "interrupted"
+    if job.state == "failed":
+        said = state_in(tail(run.slurm_log(stage.id)) + last_words(run, stage.id))
+        return "out of memory" if said == "out of memory" else "failed"
+    return job.state
+
+
+def _why(run: Run, stage: Stage, job: SlurmJob, state: State, record: dict[str, Any], before: list[StageStatus]) -> str:
+    """Why it waits, in Slurm's words and ours, or why it ended, in the stage's own or those of the rank that failed."""
+    if state in ("pending", "stuck"):
+        row = wait_of(job.reason)
+        return f"{job.reason}: {row.means}" if row else job.reason
+    if state == "running" and job.restarts:
+        return f"started again {job.restarts} times" if job.restarts > 1 else "started again once"
     if state in (*ALIVE, "done"):
         return ""
+    if state == "cancelled":
+        return _why_cancelled(job, before)
     said = str(record["message"]) if record.get("job_id") == job.job_id else ""
-    return said or (f"exit code {job.exit_code}" if job.exit_code else "")
+    return said or _failed_rank(run, stage, job.start_s) or _exit_words(job.exit_code)
+
+
+def _why_cancelled(job: SlurmJob, before: list[StageStatus]) -> str:
+    """Slurm cancels a job, in root's name, whose dependency can no longer come true."""
+    bad = [found.stage for found in before if found.state not in ALIVE]
+    if bad and job.start_s is None:
+        return f"{' and '.join(bad)} did not end well"
+    return f"by {job.cancelled_by}" if job.cancelled_by else ""
+
+
+def _failed_rank(run: Run, stage: Stage, since: float | None) -> str:
+    """The first rank that failed, of an attempt that wrote its log since then."""
+    logs = [path for path in log_files(run, stage.id) if path.stat().st_mtime >= (since or 0) - 1]
+    failure = first_failure(tail(logs[-1])) if logs else None
+    return str(failure) if failure else ""
+
+
+def _exit_words(code: int | None) -> str:
+    if not code:
+        return ""
+    return f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"
 
 
 def _by_record(run: Run, stage: Stage, job_id: str | None, record: dict[str, Any]) -> StageStatus:
     state: State = record["outcome"]
     reason = record["message"]
-    if state == "running" and not writer_lives(run.state_json(stage.id), record):
-        state, reason = "failed", f"killed on {record['host']} without a word"
-    end_s = record["end"] or (time.time() if state == "running" else run.state_json(stage.id).stat().st_mtime)
+    path = run.state_json(stage.id)
+    if state == "running" and not writer_lives(path, record):
+        state, reason = _killed(run, stage, record)
+    if state == "failed" and not reason:
+        reason = _failed_rank(run, stage, record["start"]) or _exit_words(record["exit_code"])
+    end_s = record["end"] or (time.time() if state == "running" else path.stat().st_mtime)
     since = record["start"] if state == "running" else end_s
-    nodes = ",".join(record["hosts"])
-    return _filled(run, stage, record["job_id"] or job_id, state, since, end_s - record["start"], nodes, reason)
+    progress = _progress(run, stage, state)
+    return _advised(
+        run,
+        StageStatus(
+            stage.name,
+            record["job_id"] or job_id,
+            state,
+            since,
+            end_s - record["start"],
+            ",".join(record["hosts"]),
+            progress,
+            reason,
+            after=stage.after,
+            restarts=record.get("restarts", 0),
+        ),
+    )
 
 
-def _filled(
-    run: Run, stage: Stage, job_id: str | None, state: State, since: float | None, elapsed_s: float | None, nodes: str,
-    reason: str,
-) -> StageStatus:  # fmt: skip
-    progress = _progress(run, stage) if state == "running" else ""
-    advice = _advice(run, stage, state)
-    return StageStatus(stage.name, job_id, state, since, elapsed_s, nodes, progress, reason, advice)
+def _killed(run: Run, stage: Stage, record: dict[str, Any]) -> tuple[State, str]:
+    """What became of a stage that had no time to say so: slurmstepd may have written it into the job's log."""
+    path = run.slurm_log(stage.id)
+    spoken = path.exists() and path.stat().st_mtime >= record["start"]
+    state = state_in(tail(path)) if spoken else None
+    return (state, "by the job's log") if state else ("failed", f"killed on {record['host']} without a word")
+
+
+def _advised(run: Run, found: StageStatus, reason: str = "") -> StageStatus:
+    """With what to do; a run that was rendered for this machine goes on by `hpcllm run`."""
+    words = {"RUN": shlex.quote(str(run.root)), "STAGE": found.stage, "JOB": found.job_id or "JOB"}
+    text = advice(found.state, reason)
+    if run.resolved()["profile"]["scheduler"]["kind"] == "local":
+        text = text.replace("hpcllm submit", "hpcllm run")
+    return replace(found, advice=re.sub(r"\b(RUN|STAGE|JOB)\b", lambda word: words[word[0]], text))
 
 
 def _record(run: Run, stage: Stage) -> dict[str, Any]:
@@ -226,20 +297,5 @@ def _tell_to_stop(run: Run, found: StageStatus) -> bool:
     return True
 
 
-def _progress(run: Run, stage: Stage) -> str:
-    lines = _last_words(run, stage).splitlines()
-    found = next((progress for line in reversed(lines) if (progress := Progress.parse(line))), None)
-    return f"{found.done}/{found.total} {found.text}".strip() if found else ""
-
-
-def _last_words(run: Run, stage: Stage) -> str:
-    paths = log_files(run, stage.id)
-    return _tail(paths[-1]) if paths else ""
-
-
-def _tail(path: Path) -> str:
-    if not path.exists():
-        return ""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        return file.read().decode("utf-8", errors="replace")
+def _progress(run: Run, stage: Stage, state: State) -> str:
+    return progress_in(last_words(run, stage.id)) if state == "running" else ""

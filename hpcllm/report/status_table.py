@@ -1,76 +1,135 @@
-"""A run's stages as a table for the terminal, once or again and again until the end."""
+"""A run's stages as a tree for the terminal, once or again and again until the end."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hpcllm.launch.slurm import State
-from hpcllm.launch.track import ALIVE, StageStatus, status
+from hpcllm.cluster.profile import frozen_profile
+from hpcllm.launch.purge import purge_warning
+from hpcllm.launch.states import ALIVE, State
+from hpcllm.launch.track import RunStatus, StageStatus, look
 from hpcllm.run_directory import Run
 from hpcllm.units import format_seconds
 
-POLL_S = 5.0  # between two questions to the scheduler
+POLL_S = 5.0  # between two questions to the scheduler, where the site does not want more
 
 _STYLES: dict[State, str] = {
-    **{"waiting": "dim", "pending": "yellow", "running": "cyan", "done": "green"},
+    **{"waiting": "dim", "pending": "yellow", "running": "cyan", "done": "green", "stuck": "bold red"},
     **{"failed": "bold red", "timeout": "bold red", "out of memory": "bold red", "node failure": "bold red"},
     **{"interrupted": "yellow", "cancelled": "yellow", "preempted": "yellow", "out of date": "yellow"},
 }
 
+# What a row says, and from how many columns of a terminal on there is room for it.
+_COLUMNS: tuple[tuple[str, int, Callable[[StageStatus], Text | str]], ...] = (
+    ("job", 80, lambda stage: stage.job_id or ""),
+    ("state", 0, lambda stage: Text(stage.state, style=_STYLES[stage.state])),
+    ("since", 120, lambda stage: _clock(stage.since)),
+    ("took", 60, lambda stage: _took(stage.elapsed_s)),
+    ("nodes", 100, lambda stage: stage.nodes),
+    ("progress, or why", 0, lambda stage: Text(_said(stage))),
+)
 
-def status_table(run: Run, found: Sequence[StageStatus]) -> Group:
-    """One row a stage, and below what to do about those that did not go well."""
+
+def poll_s(run: Run) -> float:
+    """Seconds between two questions to the scheduler: never more often than the site allows."""
+    return max(POLL_S, frozen_profile(run).scheduler.poll_s or 0.0)
+
+
+def status_table(run: Run, now: RunStatus, width: int) -> Group:
+    """A row a stage below the one that it waits for, and under them what to do and what to know."""
     table = Table(title=str(run.root), title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for name in ("stage", "job", "state", "since", "took", "nodes", "progress, or why"):
+    shown = [column for column in _COLUMNS if width >= column[1]]
+    table.add_column("stage", no_wrap=True)
+    for name, _, _ in shown:
         table.add_column(name, justify="right" if name == "took" else "left", overflow="fold")
-    for stage in found:
-        table.add_row(*_row(stage))
-    advice = [Text(f"{stage.stage}: {stage.advice}", style="yellow") for stage in found if stage.advice]
-    return Group(table, *advice)
+    for guide, stage in tree(now.stages):
+        table.add_row(guide + stage.stage, *(cell(stage) for _, _, cell in shown))
+    return Group(table, *(Text(line, style="yellow") for line in _below(run, now)))
+
+
+def tree(
+    stages: Sequence[StageStatus], parent: str | None = None, indent: str = ""
+) -> Iterator[tuple[str, StageStatus]]:
+    """Every stage once, with the lines that lead to it: under the last of those that it waits for."""
+    here = [stage for stage in stages if (stage.after[-1] if stage.after else None) == parent]
+    for stage in here:
+        last = stage is here[-1]
+        yield indent + ("" if parent is None else "└─ " if last else "├─ "), stage
+        deeper = indent + ("" if parent is None else "   " if last else "│  ")
+        yield from tree(stages, stage.stage, deeper)
 
 
 def watch(run: Run) -> None:
-    """The table, renewed until nothing is queued or running. In a log: a line for each change of a stage."""
+    """The tree, renewed until nothing is queued or running. In a log: a line for each change of a stage."""
     console = Console()
     if not console.is_terminal:
         _watch_in_lines(run, console)
         return
-    found = status(run)
-    with Live(status_table(run, found), console=console, auto_refresh=False) as live:
-        while _goes_on(found):
-            time.sleep(POLL_S)
-            found = status(run)
-            live.update(status_table(run, found), refresh=True)
+    every_s, now = poll_s(run), look(run)
+    with Live(status_table(run, now, console.width), console=console, auto_refresh=False) as live:
+        while _goes_on(now):
+            time.sleep(every_s)
+            now = look(run)
+            live.update(status_table(run, now, console.width), refresh=True)
 
 
 def _watch_in_lines(run: Run, console: Console) -> None:
-    before: dict[str, State] = {}
+    before: dict[str, str] = {}
+    every_s = poll_s(run)
     while True:
-        found = status(run)
-        for stage in found:
-            if before.get(stage.stage) != stage.state:
-                said = " ".join(filter(None, [stage.stage, stage.state, stage.job_id, stage.nodes, stage.reason]))
-                console.print(said, highlight=False, soft_wrap=True)
-        before = {stage.stage: stage.state for stage in found}
-        if not _goes_on(found):
+        now = look(run)
+        lines = {stage.stage: _line(stage) for stage in now.stages} | {"": _silence(now)}
+        for name, line in lines.items():
+            if line and before.get(name) != line:
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+        before = lines
+        if not _goes_on(now):
             return
-        time.sleep(POLL_S)
+        time.sleep(every_s)
 
 
-def _goes_on(found: Sequence[StageStatus]) -> bool:
+def _line(stage: StageStatus) -> str:
+    return " ".join(filter(None, [stage.stage, stage.state, stage.job_id, stage.nodes, stage.reason]))
+
+
+def _goes_on(now: RunStatus) -> bool:
     """A stage that was never submitted waits for a person, not for the scheduler."""
-    return any(stage.state == "running" or (stage.state in ALIVE and stage.job_id) for stage in found)
+    return any(stage.state == "running" or (stage.state in ALIVE and stage.job_id) for stage in now.stages)
 
 
-def _row(stage: StageStatus) -> tuple[Text | str, ...]:
-    since = "" if stage.since is None else time.strftime("%a %H:%M:%S", time.localtime(stage.since))
-    took = "" if stage.elapsed_s is None else format_seconds(max(round(stage.elapsed_s), 0)).replace("0 µs", "0 s")
-    state = Text(stage.state, style=_STYLES[stage.state])
-    said = Text(stage.progress or stage.reason)
-    return stage.stage, stage.job_id or "", state, since, took, stage.nodes, said
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def _below(run: Run, now: RunStatus) -> list[str]:
+    """What to do, once for all stages that need the same, and what stands in the way of the whole run."""
+    stages_of: dict[str, list[str]] = {}
+    for stage in now.stages:
+        if stage.advice:
+            stages_of.setdefault(stage.advice, []).append(stage.stage)
+    advice = [f"{', '.join(names)}: {text}" for text, names in stages_of.items()]
+    return [*advice, *filter(None, [_silence(now), purge_warning(run, frozen_profile(run))])]
+
+
+def _silence(now: RunStatus) -> str:
+    return f"Slurm does not answer ({now.silence}): this is what is known without it" if now.silence else ""
+
+
+def _said(stage: StageStatus) -> str:
+    """How far it is, or why it waits or ended."""
+    also = f"also after {', '.join(stage.after[:-1])}" if stage.state == "waiting" and len(stage.after) > 1 else ""
+    begins = f"begins about {_clock(stage.expected_start)}" if stage.expected_start else ""
+    return "; ".join(filter(None, [stage.progress, begins, stage.reason, also]))
+
+
+def _clock(since: float | None) -> str:
+    return "" if since is None else time.strftime("%a %H:%M:%S", time.localtime(since))
+
+
+def _took(elapsed_s: float | None) -> str:
+    return "" if elapsed_s is None else format_seconds(max(round(elapsed_s), 0)).replace("0 µs", "0 s")

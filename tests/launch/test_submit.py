@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from shipped_jobs import described, leave_outputs
+from slurm_says import accounted, queued
 
 from hpcllm.errors import UserError
 from hpcllm.job.spec import CommandJob, frozen_any_job
@@ -148,8 +149,8 @@ def test_a_job_that_slurm_forgot_is_submitted_again(demo_run: Run, fake_slurm: F
 
 def test_a_second_submit_adds_only_what_is_missing(demo_run: Run, fake_slurm: Fake) -> None:
     fake_slurm("sbatch", SBATCH)
-    fake_slurm("squeue", "echo '9|RUNNING|100|N/A|n1|None|'")
-    fake_slurm("sacct", "echo '8|COMPLETED|10|20|n1|None|0:0'; echo '7|FAILED|30|40|n1|None|1:0'")
+    fake_slurm("squeue", queued("9", "RUNNING", 100, "n1"))
+    fake_slurm("sacct", f"{accounted('8', 'COMPLETED', 10, 20)}; {accounted('7', 'FAILED', 30, 40, '1:0')}")
     fake_slurm("scontrol", "exit 1")
     write_json(demo_run.jobs_json, {"tokenizer": ["8"], "shard": ["9"], "train": ["7"]})
 

@@ -14,13 +14,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 from shipped_jobs import leave_outputs
+from slurm_says import accounted, queued
 
 from hpcllm.errors import HpcllmError, UserError
 from hpcllm.job.spec import frozen_job
 from hpcllm.launch.key import stage_key
+from hpcllm.launch.logs import logs
 from hpcllm.launch.pipeline import find_stage
-from hpcllm.launch.slurm import STATES, query
-from hpcllm.launch.track import cancel, logs, status
+from hpcllm.launch.slurm import query
+from hpcllm.launch.states import STATES
+from hpcllm.launch.track import cancel, look, status
 from hpcllm.report.status_table import status_table, watch
 from hpcllm.run_directory import Run, read_json, write_json
 
@@ -59,7 +62,7 @@ def test_a_fresh_run_waits_for_somebody_to_submit_it(demo_run: Run) -> None:
 
 
 def test_slurm_is_asked_once_for_all_jobs(demo_run: Run, fake_slurm: Fake) -> None:
-    calls = fake_slurm("squeue", 'for i in 1 2 3; do echo "$i|PENDING|N/A|N/A||Priority|"; done')
+    calls = fake_slurm("squeue", ";".join(queued(job_id, "PENDING", reason="Priority") for job_id in "123"))
     write_json(demo_run.jobs_json, {"tokenizer": ["1"], "shard": ["2"], "train": ["0", "3"]})
 
     found = {stage.stage: stage for stage in status(demo_run)}
@@ -67,7 +70,7 @@ def test_slurm_is_asked_once_for_all_jobs(demo_run: Run, fake_slurm: Fake) -> No
     assert calls.read_text().count("\n") == 1
     assert "--jobs=1,2,3" in calls.read_text()
     assert [found[name].state for name in ("tokenizer", "shard", "train")] == ["pending", "waiting", "waiting"]
-    assert found["tokenizer"].reason == "Priority"
+    assert found["tokenizer"].reason == "Priority: jobs with a higher priority come first"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +92,7 @@ def test_slurm_is_asked_once_for_all_jobs(demo_run: Run, fake_slurm: Fake) -> No
     ],
 )
 def test_slurms_words_become_ours(demo_run: Run, fake_slurm: Fake, word: str, ours: str) -> None:
-    site(fake_slurm, sacct=f"echo '7|{word}|100|160|n1|None|1:0'")
+    site(fake_slurm, sacct=accounted("7", word, code="1:0"))
     write_json(demo_run.jobs_json, {"tokenizer": ["7"]})
 
     assert state_of(demo_run, "tokenizer") == ours
@@ -98,13 +101,13 @@ def test_slurms_words_become_ours(demo_run: Run, fake_slurm: Fake, word: str, ou
 def test_every_state_that_is_not_good_has_advice(demo_run: Run, fake_slurm: Fake) -> None:
     write_json(demo_run.jobs_json, {"tokenizer": ["7"]})
     for word in STATES:
-        site(fake_slurm, sacct=f"echo '7|{word}|100|160|n1|None|1:0'")
+        site(fake_slurm, sacct=accounted("7", word, code="1:0"))
         found = status(demo_run)[0]
         assert bool(found.advice) == (found.state not in ("done", "running", "pending", "waiting")), word
 
 
 def test_a_job_that_ended_with_75_was_interrupted(demo_run: Run, fake_slurm: Fake) -> None:
-    site(fake_slurm, sacct="echo '7|FAILED|100|160|n1|None|75:0'")
+    site(fake_slurm, sacct=accounted("7", "FAILED", code="75:0"))
     write_json(demo_run.jobs_json, {"tokenizer": ["7"]})
 
     found = status(demo_run)[0]
@@ -113,7 +116,7 @@ def test_a_job_that_ended_with_75_was_interrupted(demo_run: Run, fake_slurm: Fak
 
 
 def test_a_job_that_was_killed_for_its_memory_is_found_by_slurms_own_words(demo_run: Run, fake_slurm: Fake) -> None:
-    site(fake_slurm, sacct="echo '7|FAILED|100|160|n1|None|0:9'")
+    site(fake_slurm, sacct=accounted("7", "FAILED", code="0:9"))
     write_json(demo_run.jobs_json, {"tokenizer": ["7"]})
     demo_run.slurm_log("10-tokenizer").write_text("slurmstepd: error: Detected 1 oom-kill event(s) in StepId=7.0")
 
@@ -164,7 +167,7 @@ def test_where_slurm_does_not_answer_a_job_is_not_over(demo_run: Run, fake_slurm
 
 
 def test_a_job_submitted_by_hand_is_asked_for_too(demo_run: Run, fake_slurm: Fake) -> None:
-    calls = fake_slurm("squeue", "echo '7|PENDING|N/A|N/A||Priority|'; echo '9|RUNNING|100|N/A|n2|None|'")
+    calls = fake_slurm("squeue", f"{queued('7', 'PENDING', reason='Priority')}; {queued('9', 'RUNNING', 100, 'n2')}")
     write_json(demo_run.jobs_json, {"shard": ["7"]})
     record(demo_run, "10-tokenizer", job_id="9", outcome="running", end=None, host="n2")
     os.utime(demo_run.state_json("10-tokenizer"), (0, 0))  # no heartbeat for long
@@ -175,11 +178,14 @@ def test_a_job_submitted_by_hand_is_asked_for_too(demo_run: Run, fake_slurm: Fak
     assert calls.read_text().count("\n") == 1
 
 
-@pytest.mark.parametrize(("squeue", "state"), [("9|PENDING|N/A", "pending"), ("9|RUNNING|90", "interrupted")])
+@pytest.mark.parametrize(
+    ("squeue", "state"),
+    [(queued("9", "PENDING"), "pending"), (queued("9", "RUNNING", 90, "n2"), "interrupted")],
+)
 def test_an_interrupted_stage_may_be_in_the_queue_again_but_not_because_its_allocation_goes_on(
     demo_run: Run, fake_slurm: Fake, squeue: str, state: str
 ) -> None:
-    site(fake_slurm, squeue=f"echo '{squeue}|N/A|n2|None|'")
+    site(fake_slurm, squeue=squeue)
     record(demo_run, "10-tokenizer", job_id="9", outcome="interrupted", exit_code=75)
 
     assert state_of(demo_run, "tokenizer") == state
@@ -205,7 +211,7 @@ def test_what_was_done_and_deleted_is_out_of_date(demo_run: Run) -> None:
 
 
 def test_a_stage_that_ran_here_after_its_job_failed_is_done(demo_run: Run, fake_slurm: Fake) -> None:
-    site(fake_slurm, sacct="echo '7|FAILED|10|50|n1|None|1:0'")
+    site(fake_slurm, sacct=accounted("7", "FAILED", 10, 50, "1:0"))
     write_json(demo_run.jobs_json, {"tokenizer": ["7"]})
     record(demo_run, "10-tokenizer", start=100.0)
 
@@ -272,8 +278,8 @@ def test_a_stage_without_a_log_or_a_name_without_a_stage_is_said(demo_run: Run) 
 def test_cancel_gives_only_what_is_alive(demo_run: Run, fake_slurm: Fake) -> None:
     site(
         fake_slurm,
-        squeue="echo '8|RUNNING|100|N/A|n1|None|'; echo '9|PENDING|N/A|N/A||Dependency|'",
-        sacct="echo '7|COMPLETED|10|50|n1|None|0:0'",
+        squeue=f"{queued('8', 'RUNNING', 100, 'n1')}; {queued('9', 'PENDING', reason='Dependency')}",
+        sacct=accounted("7", "COMPLETED", 10, 50),
     )
     cancelled = fake_slurm("scancel", "")
     write_json(demo_run.jobs_json, {"tokenizer": ["7"], "shard": ["8"], "train": ["9"]})
@@ -290,12 +296,12 @@ def test_the_table_has_every_stage_and_what_to_do(demo_run: Run) -> None:
     record(demo_run, "10-tokenizer", outcome="failed", message="no such file: corpus.txt", exit_code=2)
     console = Console(width=160, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
 
-    console.print(status_table(demo_run, status(demo_run)))
+    console.print(status_table(demo_run, look(demo_run), 160))
 
     text = console.export_text()
     console.file.close()
     assert "no such file: corpus.txt" in text
-    assert f"tokenizer: read hpcllm logs {demo_run.root} tokenizer" in text
+    assert f"tokenizer: read hpcllm logs --errors {demo_run.root} tokenizer" in text
     assert "evaluate-compressed" in text
 
 

@@ -1,0 +1,74 @@
+"""What the stages said: a log for each attempt of a stage, and Slurm's own words of all of them beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hpcllm.errors import HpcllmError
+from hpcllm.job.spec import frozen_any_job
+from hpcllm.launch.failure import first_failure
+from hpcllm.launch.pipeline import find_stage, stages
+from hpcllm.progress import Progress
+from hpcllm.run_directory import Run
+
+TAIL_BYTES = 65_536
+FAILURE_BYTES = 4 << 20  # so much of a log's end is searched for who failed first
+
+
+def logs(run: Run, stage_name: str | None = None) -> str:
+    """The latest log of a stage; left out, of the one that said something last. What Slurm said stands behind it."""
+    return "".join(
+        f"==> {path}\n{path.read_text(encoding='utf-8', errors='replace')}" for path in _latest(run, stage_name)
+    )
+
+
+def errors(run: Run, stage_name: str | None = None) -> str:
+    """The rank that failed first in the latest log, with its last words, and what Slurm said. Raises HpcllmError."""
+    log, *slurm_said = _latest(run, stage_name)
+    failure = first_failure(tail(log, FAILURE_BYTES))
+    if not failure and not slurm_said:
+        return f"==> {log}\nno rank says that it failed\n"
+    lines = [f"==> {log}", str(failure), *(f"  {line}" for line in failure.quoted)] if failure else []
+    said = [f"==> {path}\n{tail(path).rstrip()}" for path in (slurm_said or ([] if failure else [log]))]
+    return "\n".join([*lines, *said]) + "\n"
+
+
+def log_files(run: Run, stage_id: str) -> list[Path]:
+    """The logs of a stage's attempts, oldest first."""
+    found = [path for path in run.logs.glob(f"{stage_id}.*.log") if path.name.split(".")[-2].isdecimal()]
+    return sorted(found, key=lambda path: int(path.name.split(".")[-2]))
+
+
+def last_words(run: Run, stage_id: str) -> str:
+    """The end of the latest attempt's log; nothing where there is none."""
+    paths = log_files(run, stage_id)
+    return tail(paths[-1]) if paths else ""
+
+
+def tail(path: Path, most_bytes: int = TAIL_BYTES) -> str:
+    """The end of a file; nothing of one that is not there."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - most_bytes))
+            return file.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def progress_in(log: str) -> str:
+    """How far a log says that the work is, `3/10 merges`; nothing where it does not say."""
+    found = next((progress for line in reversed(log.splitlines()) if (progress := Progress.parse(line))), None)
+    return f"{found.done}/{found.total} {found.text}".strip() if found else ""
+
+
+def _latest(run: Run, stage_name: str | None) -> list[Path]:
+    """The log that a stage, or any, wrote to last, and Slurm's own beside it where that says anything."""
+    job = frozen_any_job(run)
+    stage_ids = [find_stage(job, stage_name).id] if stage_name else [stage.id for stage in stages(job)]
+    found = [path for stage_id in stage_ids for path in log_files(run, stage_id)[-1:]]
+    spoken = [path for path in map(run.slurm_log, stage_ids) if path.exists() and path.stat().st_size]
+    if not found and not spoken:
+        raise HpcllmError(f"{run.logs}: no log of {stage_name or 'any stage'} yet; hpcllm status {run.root} says why")
+    latest = max(found or spoken, key=lambda path: path.stat().st_mtime)
+    slurm_said = run.slurm_log(latest.name.split(".")[0])
+    return [latest, *([slurm_said] if slurm_said in spoken and slurm_said != latest else [])]
