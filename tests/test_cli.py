@@ -22,7 +22,7 @@ WORDS = {
     "submit": {"JOB", "--cluster", "--name", "--out", "--dry-run"} | RESOURCES,
     "run": {"JOB", "--ranks", "--oversubscribe", "--out"},
     "preflight": {"--ranks", "--nodes", "--run", "--json"},
-    "status": {"RUN", "--json"},
+    "status": {"RUN", "--efficiency", "--json"},
     "watch": {"RUN"},
     "logs": {"RUN", "STAGE", "--follow", "--errors"},
     "cancel": {"RUN", "STAGE"},

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpcllm.cli.words import command, group, json_option, positive, print_json, print_rich, run_argument, run_of
+
+if TYPE_CHECKING:
+    from hpcllm.run_directory import Run
 
 
 def add(commands: Any) -> None:
@@ -25,6 +28,7 @@ def add(commands: Any) -> None:
 
     status = command(commands, "status", _status, "what became of each stage", "status runs/demo")
     run_argument(status)
+    status.add_argument("--efficiency", action="store_true", help="what the jobs took and used, by Slurm's accounting")
     json_option(status)
     watch = command(commands, "watch", _watch, "status, again and again until the end", "watch runs/demo")
     run_argument(watch)
@@ -32,9 +36,7 @@ def add(commands: Any) -> None:
     run_argument(logs)
     logs.add_argument("stage", nargs="?", metavar="STAGE", help="default: the one that runs or ran last")
     how = logs.add_mutually_exclusive_group()
-    how.add_argument(
-        "-f", "--follow", action="store_true", help="lines as they come, until the stage or the run ends"
-    )
+    how.add_argument("-f", "--follow", action="store_true", help="lines as they come, until the stage or the run ends")
     how.add_argument("--errors", action="store_true", help="only the rank that failed first, and what Slurm said")
     cancel = command(commands, "cancel", _cancel, "cancel what is queued or running", "cancel runs/demo evaluate")
     run_argument(cancel)
@@ -82,12 +84,28 @@ def _status(arguments: argparse.Namespace) -> None:
     from hpcllm.report.status_table import status_table
 
     run = run_of(arguments)
+    if arguments.efficiency:
+        _efficiency(run, arguments.json)
+        return
     now = look(run)
     if arguments.json:
         print_json(asdict(now))
     else:
         console = Console()
         console.print(status_table(run, now, console.width))
+
+
+def _efficiency(run: Run, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from hpcllm.launch.efficiency import efficiency
+    from hpcllm.report.status_table import efficiency_table
+
+    used = efficiency(run)
+    if as_json:
+        print_json([asdict(use) for use in used])
+    else:
+        print_rich(efficiency_table(used))
 
 
 def _watch(arguments: argparse.Namespace) -> None:

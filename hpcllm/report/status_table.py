@@ -11,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from hpcllm.cluster.profile import frozen_profile
+from hpcllm.launch.efficiency import Use
 from hpcllm.launch.purge import purge_warning
 from hpcllm.launch.states import ALIVE, State
 from hpcllm.launch.track import RunStatus, StageStatus, look
 from hpcllm.run_directory import Run
-from hpcllm.units import format_seconds
+from hpcllm.units import format_bytes, format_seconds
 
 POLL_S = 5.0  # between two questions to the scheduler, where the site does not want more
 
@@ -51,6 +52,22 @@ def status_table(run: Run, now: RunStatus, width: int) -> Group:
     for guide, stage in tree(now.stages):
         table.add_row(guide + stage.stage, *(cell(stage) for _, _, cell in shown))
     return Group(table, *(Text(line, style="yellow") for line in _below(run, now)))
+
+
+def efficiency_table(used: Sequence[Use]) -> Table:
+    """What each stage took and used, over all of its attempts; GPUs where there are any."""
+    gpus = any(use.gpu_hours for use in used)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("stage", "attempts", "waited", "ran", "CPU-hours", "CPU used", "memory", "GPU-hours")[
+        : 8 if gpus else 7
+    ]:
+        table.add_column(name, justify="left" if name in ("stage", "attempts") else "right", overflow="fold")
+    for use in used:
+        memory = "" if use.memory_bytes is None else f"{format_bytes(use.memory_bytes)} {_percent(use.memory_fraction)}"
+        row = [use.stage, ", ".join(use.attempts), _took(use.waited_s), _took(use.ran_s), f"{use.cpu_hours:.2f}"]
+        row += [_percent(use.cpu_fraction), memory.strip(), *([f"{use.gpu_hours:.2f}"] if gpus else [])]
+        table.add_row(*row)
+    return table
 
 
 def tree(
@@ -125,6 +142,10 @@ def _said(stage: StageStatus) -> str:
     also = f"also after {', '.join(stage.after[:-1])}" if stage.state == "waiting" and len(stage.after) > 1 else ""
     begins = f"begins about {_clock(stage.expected_start)}" if stage.expected_start else ""
     return "; ".join(filter(None, [stage.progress, begins, stage.reason, also]))
+
+
+def _percent(fraction: float | None) -> str:
+    return "" if fraction is None else f"{fraction:.0%}"
 
 
 def _clock(since: float | None) -> str:
