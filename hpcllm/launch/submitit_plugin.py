@@ -3,13 +3,12 @@
 submitit's own SlurmExecutor writes a script that runs a pickle named by its job id, which nobody can submit again by
 hand. Here the function that is submitted *is* a rendered script, and what it returns is the record that it leaves.
 
-`MpirunExecutor` is for functions of your own on MPI ranks of this machine: AutoExecutor(folder, cluster="mpirun").
+Functions of your own run on MPI ranks of this machine by launch/submitit_mpirun.py, which submitit finds here.
 """
 
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 import time
 from dataclasses import dataclass
@@ -19,17 +18,17 @@ from typing import Any
 import submitit
 from submitit.core import utils
 from submitit.core.core import InfoWatcher
-from submitit.local.local import LocalExecutor, LocalJob, LocalJobEnvironment, start_controller
 
-from hpcllm.cluster.detect import find_mpirun
 from hpcllm.errors import UserError
 from hpcllm.launch.dag_scripts import sbatch_tokens
 from hpcllm.launch.logs import log_files
 from hpcllm.launch.pipeline import Stage
 from hpcllm.launch.slurm import query, slurm
+from hpcllm.launch.submitit_mpirun import MpirunExecutor, MpirunJobEnvironment
 from hpcllm.run_directory import Run, read_json
 
-POLL_S = 1.0
+__all__ = ["MpirunExecutor", "MpirunJobEnvironment", "ScriptExecutor", "ScriptJob", "StageScript"]
+
 LAST_LINES = 20
 
 
@@ -147,50 +146,3 @@ class ScriptExecutor(submitit.Executor):
         if done.returncode:
             raise UserError(f"{script.run.script(script.stage.id)}: sbatch refuses it: {done.stderr.strip()}")
         return ScriptJob(script.run.logs, done.stdout.strip().split(";")[0], script)
-
-
-# ---- functions on MPI ranks of this machine --------------------------------------------------------------------------
-
-
-class MpirunExecutor(LocalExecutor):
-    """submitit's local executor with `tasks_per_node` ranks of one mpirun; `job.results()` has each rank's result."""
-
-    @property
-    def _submitit_command_str(self) -> str:
-        ranks = ["env", "SUBMITIT_EXECUTOR=mpirun", find_mpirun(), "-n", str(self._num_tasks())]
-        program = ["-u", "-m", "submitit.core._submit", str(self.folder)]
-        return f"{shlex.join(ranks)} {self.python} {shlex.join(program)}"
-
-    def _submit_command(self, command: str) -> LocalJob[Any]:
-        process = start_controller(
-            folder=self.folder,
-            command=command,
-            tasks_per_node=1,  # to submitit one process, which is mpirun
-            timeout_min=self.parameters.get("timeout_min", 60.0),
-            signal_delay_s=self.parameters.get("signal_delay_s", 30),
-            setup=self.parameters.get("setup", ()),
-        )
-        return LocalJob(self.folder, str(process.pid), list(range(self._num_tasks())), process)
-
-
-class MpirunJobEnvironment(LocalJobEnvironment):
-    """Where a rank of `MpirunExecutor` learns its place: of Hydra, or of Open MPI."""
-
-    @property
-    def global_rank(self) -> int:
-        """Rank among all."""
-        return _first_of("PMI_RANK", "OMPI_COMM_WORLD_RANK")
-
-    @property
-    def local_rank(self) -> int:
-        """Rank on this node."""
-        return _first_of("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK")
-
-    @property
-    def num_tasks(self) -> int:
-        """Number of ranks."""
-        return _first_of("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
-
-
-def _first_of(*names: str) -> int:
-    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
