@@ -81,16 +81,15 @@ def layout(
 
 
 def choose_partition(profile: Profile, job: AnyJob, plan: Plan | None) -> str | None:
-    """The one the job names, else the plan's, else the first that can run it, the default one before the others.
+    """The plan's, else that of `partition_of`; None where there is no scheduler.
 
-    None where there is no scheduler. Raises UserError for an unknown one, DoesNotFit when none can.
+    Raises UserError for an unknown one, DoesNotFit when it cannot run the job, with those that can.
     """
     if not profile.scheduler.partitions:
         _raise_if_any(_limits(profile, job, None), "")
         return None
     able = [name for name in in_order(profile) if not _limits(profile, job, name)]
-    named = partition_of(profile, job) if job.slurm.partition else plan.partition if plan else None
-    chosen = named or (able[0] if able else partition_of(profile, job))
+    chosen = plan.partition if plan and not job.slurm.partition else partition_of(profile, job)
     hint = f"; {', '.join(able)} can run it: --partition {able[0]}" if able else other_qos(profile, job, chosen)
     _raise_if_any(_limits(profile, job, chosen), hint)
     return chosen

@@ -28,17 +28,16 @@ def under_qos(profile: Profile, job: AnyJobT, user: User) -> AnyJobT:
 def partition_of(profile: Profile, job: AnyJob) -> str | None:
     """The partition that a job names, else the first that takes its QOS and account, the default one before the others.
 
-    None where there is no scheduler. Raises UserError for a partition that the cluster does not have.
+    Where that one cannot run it, another of the same nodes that can. None where there is no scheduler. Raises UserError
+    for a partition that the cluster does not have.
     """
     partitions, named = profile.scheduler.partitions, job.slurm.partition
     if named is None:
-        slurm = job.slurm
-        taking = [
-            name
-            for name in in_order(profile)
-            if takes_qos(profile, name, slurm.qos) and takes_account(profile, name, slurm.account)
-        ]
-        return next(iter([*taking, *in_order(profile)]), None)
+        order, slurm = in_order(profile), job.slurm
+        taking = [n for n in order if takes_qos(profile, n, slurm.qos) and takes_account(profile, n, slurm.account)]
+        first = next(iter([*taking, *order]), None)
+        alike = [n for n in taking if profile.node_type_name(n) == profile.node_type_name(first)]
+        return next((n for n in alike if _is_within(profile, job, n, limits_of(profile, job, n))), first)
     if named in partitions:
         return named
     near = difflib.get_close_matches(named, partitions, n=1)
@@ -95,14 +94,22 @@ def other_qos(profile: Profile, job: AnyJob, partition: str | None) -> str:
     found = []
     for name in qos_names(profile, partition):
         limits = profile.scheduler.limits(partition, name, job.resources.nodes)
-        if name in profile.scheduler.qos and _is_within(job, limits):
+        if name in profile.scheduler.qos and _is_within(profile, job, partition, limits):
             found.append(f"--qos {name} allows {_allowance(limits)}")
     return f"; {', '.join(found[:MOST_HINTS])}" if found else ""
 
 
-def _is_within(job: AnyJob, limits: Limits) -> bool:
-    nodes = job.resources.nodes
-    return limits.min_nodes <= nodes <= (limits.max_nodes or nodes) and job.resources.time_s <= limits.max_time_s
+def _is_within(profile: Profile, job: AnyJob, partition: str, limits: Limits) -> bool:
+    """Whether its nodes, GPUs and time are what one job may have there."""
+    asked, node = job.resources, profile.node_type(partition)
+    most = min(limits.max_nodes or asked.nodes, node.count or asked.nodes)
+    each = node.gpus.count if node.gpus else 0
+    gpus = asked.nodes * (each if asked.gpus_per_node is None else asked.gpus_per_node)
+    return (
+        limits.min_nodes <= asked.nodes <= most
+        and limits.min_gpus <= gpus <= (limits.max_gpus or gpus)
+        and asked.time_s <= limits.max_time_s
+    )
 
 
 def _allowance(limits: Limits) -> str:

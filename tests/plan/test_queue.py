@@ -57,6 +57,14 @@ def test_a_job_goes_to_the_partition_that_takes_its_qos():
     assert "slurm.qos: big asked, partition gpu takes long" in plan.limits
 
 
+def test_a_job_that_the_default_partition_cannot_run_goes_to_another_of_the_same_nodes():
+    half_an_hour = {"resources.time_s": 1800.0, "resources.nodes": 32}
+
+    assert search(cluster(), gpt2(half_an_hour)).partition == "short"
+    assert search(cluster(), gpt2({**half_an_hour, "resources.nodes": 64})).partition == "short"
+    assert search(cluster(), gpt2({**half_an_hour, "resources.nodes": 96})).partition == "gpu"  # small could, on others
+
+
 def test_what_these_nodes_cost_comes_before_what_nodes_do():
     plan = search(cluster({"nodes.a100.price": {"node_hour": 20.0, "unit": "CHF"}}), gpt2())
 
