@@ -52,8 +52,8 @@ def _probe(arguments: argparse.Namespace) -> ExitCode:
     _follow(run, profile, arguments)
     probed = result_of(run)
     found = verdicts(profile, probed)
-    broken = {verdict.key for verdict in found if verdict.word == "broken"}
-    file = write_measured(profile, path, probed, broken) if path else None
+    doubted = {verdict.key for verdict in found if not verdict.believed}
+    file = write_measured(profile, path, probed, doubted) if path else None
     if arguments.json:
         rows = [asdict(verdict) for verdict in found]
         print_json({"run": str(run.root), "verdicts": rows, "written": file and str(file), "found": probed.to_json()})
@@ -111,8 +111,9 @@ def _dry_run(run: Run, profile: Profile) -> None:
 def _follow(run: Run, profile: Profile, arguments: argparse.Namespace) -> None:
     """Until the job is over. Ctrl-C leaves it, and says how to go on. Raises KeyboardInterrupt then."""
     from hpcllm.launch.local import run_local
+    from hpcllm.launch.states import ALIVE
     from hpcllm.launch.submit import submit
-    from hpcllm.launch.track import ALIVE, status
+    from hpcllm.launch.track import status
     from hpcllm.report.status_table import watch
 
     (found,) = status(run)

@@ -51,7 +51,8 @@ def value_at(record: Any, path: Path) -> Any:
 
 def key_of(path: Path) -> str:
     """As the file has it: `fabric.rate`."""
-    return ".".join((*path[:-1], yaml_key(path[-1])))
+    name = path[-1].removesuffix("_per_s") if path[-1].endswith("flops_per_s") else yaml_key(path[-1])
+    return ".".join((*path[:-1], name))
 
 
 def _replaced(record: Any, path: Path, value: Any) -> Any:

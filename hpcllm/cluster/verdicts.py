@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from hpcllm.cluster.accelerators import accelerator
@@ -40,6 +40,8 @@ class Verdict:
     word: Word
     note: str = ""
     """Which nodes, which name, what it may mean."""
+    believed: bool = True
+    """Whether the figure is worth keeping: not broken by itself, whatever one of the nodes is."""
 
 
 def verdicts(profile: Profile, probed: Probed) -> list[Verdict]:
@@ -135,7 +137,8 @@ def _figure(
 ) -> Verdict | None:
     if measured is None:
         return None
-    return Verdict(key, shown(measured), shown(stated) if stated else "", judge(measured, stated))
+    word = judge(measured, stated)
+    return Verdict(key, shown(measured), shown(stated) if stated else "", word, believed=word != "broken")
 
 
 def _of_nodes(
@@ -159,7 +162,7 @@ def _of_nodes(
 def _noted(verdict: Verdict, note: str, word: Word = "ok") -> Verdict:
     """The verdict with one more note, and as bad as that."""
     notes = "; ".join(filter(None, [verdict.note, note]))
-    return Verdict(verdict.key, verdict.measured, verdict.stated, min(verdict.word, word, key=WORST.index), notes)
+    return replace(verdict, word=min(verdict.word, word, key=WORST.index), note=notes)
 
 
 def _gpu_flops(gpus: Gpus | None) -> float | None:

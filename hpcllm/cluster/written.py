@@ -28,15 +28,15 @@ REMARK = "  # by `hpcllm profile probe`, which replaces this block"
 WIDTH = 110
 
 
-def write_measured(profile: Profile, path: Path, probed: Probed, broken: Collection[str] = ()) -> Path:
-    """Write what a probe found, but for the figures that are `broken`, and return the file that has it now.
+def write_measured(profile: Profile, path: Path, probed: Probed, doubted: Collection[str] = ()) -> Path:
+    """Write what a probe found, but for the keys that are `doubted`, and return the file that has it now.
 
     Raises UserError for a file in which there is no block to write.
     """
     target = target_of(path)
     text = _text_of(target) if target.exists() else _extending(path, profile, probed)
     before = source.parse(text, str(target))[0].get(KEY) or {}
-    new = with_section(text, section(profile, probed, before, broken), str(target))
+    new = with_section(text, section(profile, probed, before, doubted), str(target))
     target = target.resolve()  # a link stays a link
     with atomic_path(target) as temporary:
         temporary.write_bytes(new.encode())
@@ -48,12 +48,12 @@ def write_measured(profile: Profile, path: Path, probed: Probed, broken: Collect
 # ---- what is written -------------------------------------------------------------------------------------------------
 
 
-def section(profile: Profile, probed: Probed, before: dict[str, Any], broken: Collection[str]) -> dict[str, Any]:
+def section(profile: Profile, probed: Probed, before: dict[str, Any], doubted: Collection[str]) -> dict[str, Any]:
     """The section as plain data; what an earlier one says of other nodes and filesystems stays, with its day."""
     _, fabric_key = profile.fabric_of(probed.partition)
-    fabric = {} if f"{fabric_key}.rate" in broken else _fabric(probed)
-    node = _node(probed, f"nodes.{probed.node_type}", broken)
-    files = _files(probed, broken)
+    fabric = {} if f"{fabric_key}.rate" in doubted else _fabric(probed)
+    node = _node(probed, f"nodes.{probed.node_type}", doubted)
+    files = _files(probed, doubted)
     if fabric_key != "fabric" and fabric:
         node["fabric"] = fabric
     old = {name: _dated(before.get(name) or {}, before.get("date")) for name in ("nodes", "filesystems")}
@@ -72,7 +72,7 @@ def section(profile: Profile, probed: Probed, before: dict[str, Any], broken: Co
     return {key: value for key, value in found.items() if value or key == "date"}
 
 
-def _node(probed: Probed, at: str, broken: Collection[str]) -> dict[str, Any]:
+def _node(probed: Probed, at: str, doubted: Collection[str]) -> dict[str, Any]:
     rows = (
         ("flops", f"{at}.flops", "flops_per_s", format_flops_per_s),
         ("gpu_flops", f"{at}.gpus.flops", "gpu_flops_per_s", format_flops_per_s),
@@ -82,23 +82,23 @@ def _node(probed: Probed, at: str, broken: Collection[str]) -> dict[str, Any]:
     )
     found = {name: (probed.lowest(figure), key, shown) for name, key, figure, shown in rows}
     found["gpu_all_reduce"] = probed.gpu_all_reduce_inside_bytes_per_s, f"{at}.gpus.link", format_bytes_per_s
-    return {name: shown(value) for name, (value, key, shown) in found.items() if value and key not in broken}
+    return {name: shown(value) for name, (value, key, shown) in found.items() if value and key not in doubted}
 
 
 def _fabric(probed: Probed) -> dict[str, Any]:
     rates = {
         "rate": probed.rate_bytes_per_s(),
-        "all_reduce": probed.all_reduce_bytes_per_s,
+        "all_reduce": None if probed.slow_hosts("link_bytes_per_s") else probed.all_reduce_bytes_per_s,
         "gpu_all_reduce": probed.gpu_all_reduce_bytes_per_s if len(probed.nodes) > 1 else None,
     }
     shown = {name: format_bytes_per_s(rate) for name, rate in rates.items() if rate}
     return {**shown, **({"latency": format_seconds(probed.latency_s)} if probed.latency_s else {})}
 
 
-def _files(probed: Probed, broken: Collection[str]) -> dict[str, Any]:
+def _files(probed: Probed, doubted: Collection[str]) -> dict[str, Any]:
     rates = {name.removesuffix("_bytes_per_s"): rate for name, rate in probed.files.items()}
     at = f"filesystems.{probed.filesystem}"
-    return {name: format_bytes_per_s(rate) for name, rate in rates.items() if rate and f"{at}.{name}" not in broken}
+    return {name: format_bytes_per_s(rate) for name, rate in rates.items() if rate and f"{at}.{name}" not in doubted}
 
 
 def _dated(parts: dict[str, Any], day: Any) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def _finding(name: str, hosts: list[str], sources: list[str], nodes: Mapping[str
     first = nodes[hosts[0]]
     there = ", ".join([*first.interfaces, *first.adapters])
     shown = ", ".join(hosts[:8]) + (f" and {len(hosts) - 8} more" if len(hosts) > 8 else "")
-    what = f"{name}: there is none on {shown}; {' and '.join(sources)} name{'s' if len(sources) == 1 else ''} it"
+    what = f"{name}: there is none on {shown}; {', '.join(sources)} name{'s' if len(sources) == 1 else ''} it"
     return Finding(
         "warning" if harmless else "error",
         "interfaces",

@@ -263,7 +263,7 @@ def test_ranks_that_started_each_alone_are_told_why(run: Run, monkeypatch: pytes
     plan = read_json(run.plan_json)
     write_json(run.plan_json, {**plan, "world_size": 4})
 
-    with pytest.raises(UserError, match="found 1 MPI ranks; the run is for 4; every rank started as a world of its own"):
+    with pytest.raises(UserError, match="found 1 MPI ranks; the run is for 4; every rank .* world of its own"):
         run_stage(run, "shard")
 
     assert not run.state_json("20-shard").exists()
