@@ -19,6 +19,7 @@ from hpcllm.derive.setting import SETUP, Setting, Settings
 from hpcllm.errors import ExitCode, UserError
 from hpcllm.job.spec import AnyJob, CommandJob
 from hpcllm.launch.pipeline import Stage
+from hpcllm.launch.shell import expanding, one_line, quoted
 from hpcllm.run_directory import Run
 
 INTERRUPTED = int(ExitCode.INTERRUPTED)
@@ -88,7 +89,7 @@ def _header(script: Script) -> str:
         f"Inside an allocation (salloc): HPCLLM_FOREGROUND=1 bash {path}" if script.for_slurm else "",
         f"Written by hpcllm {__version__}. Behind a line stands the key of the profile or the job that it comes from.",
     ]
-    return "\n".join(["#!/usr/bin/env bash", *(f"# {_one_line(line)}" for line in lines if line)])
+    return "\n".join(["#!/usr/bin/env bash", *(f"# {one_line(line)}" for line in lines if line)])
 
 
 def _directives(script: Script) -> str:
@@ -147,8 +148,8 @@ def _environment(script: Script) -> str:
 
 def _export(setting: Setting) -> str:
     if not setting.needs:
-        return f"export {setting.name}={_quoted(setting.value)}"
-    return f"[[ ! -w {_expanding(setting.needs)} ]] || export {setting.name}={_expanding(setting.value)}"
+        return f"export {setting.name}={quoted(setting.value)}"
+    return f"[[ ! -w {expanding(setting.needs)} ]] || export {setting.name}={expanding(setting.value)}"
 
 
 def _rendezvous(script: Script) -> str:
@@ -167,7 +168,7 @@ def _prepare(script: Script) -> str:
 def _launcher(script: Script) -> str:
     """The launcher, and the signal by which it tells its ranks to save: Hydra dies of USR2, and hands on TERM."""
     launcher, here = script.settings.launcher, ("mpirun", "-n", str(script.settings.layout.world_size))
-    tokens = textwrap.wrap(" ".join(map(_quoted, launcher)), 110, break_long_words=False, break_on_hyphens=False)
+    tokens = textwrap.wrap(" ".join(map(quoted, launcher)), 110, break_long_words=False, break_on_hyphens=False)
     lines = ["launch=(  # software.mpi.launcher", *(f"  {line}" for line in tokens), ")"]
     lines.append(f"signal={_signal(launcher, script.profile)}")
     if script.for_slurm:
@@ -317,26 +318,7 @@ def _commented(lines: list[tuple[str, Setting]]) -> list[str]:
 
 
 def _comment(setting: Setting) -> str:
-    return _one_line(f"{setting.key}: {setting.reason}" if setting.reason else setting.key)
-
-
-def _one_line(text: str) -> str:
-    """Text of others as a comment: no line break ends it, whatever unicode calls a line break."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-def _quoted(word: str) -> str:
-    """One word for bash. In quotes too where bash would not need them, but a reader of bash would wonder."""
-    plain = re.fullmatch(r"[\w@%+:./-][\w@%+:./=-]*", word, re.ASCII)
-    return word if plain else f"'{word}'" if shlex.quote(word) == word else shlex.quote(word)
-
-
-def _expanding(text: str) -> str:
-    """Text in double quotes in which nothing but plain variables is read by bash; those that are not set are empty."""
-    parts = re.split(r"(\$\w+|\$\{\w+\})", text)
-    plain = [re.sub(r'([\\"`$])', r"\\\1", part) for part in parts[::2]]
-    variables = ["${" + part.strip("${}") + "-}" for part in parts[1::2]]
-    return '"' + "".join(a + b for a, b in zip(plain, [*variables, ""], strict=True)) + '"'
+    return one_line(f"{setting.key}: {setting.reason}" if setting.reason else setting.key)
 
 
 def _check_names(settings: tuple[Setting, ...], pattern: str, wanted: str) -> None:
@@ -347,7 +329,7 @@ def _check_names(settings: tuple[Setting, ...], pattern: str, wanted: str) -> No
 
 def _directive_word(value: str) -> str:
     """As sbatch's parser reads it: one line, in double quotes where it holds more than plain characters."""
-    value = _one_line(value)
+    value = one_line(value)
     if re.fullmatch(r"[\w@%+=:,./\[\]^*-]+", value, re.ASCII):
         return value
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
