@@ -47,6 +47,8 @@ class Probed:
     world_size: int
     library: str
     nodes: tuple[ProbedNode, ...]
+    binding: tuple[tuple[str, str], ...] = ()
+    """Of each rank its host, and the hardware threads on which the kernel lets it run: 0-7."""
     links: tuple[tuple[str, str, float], ...] = ()
     """Pairs of hosts, and bytes a second each way, both ways at once."""
     latency_s: float | None = None
@@ -106,4 +108,5 @@ def read_probed(run: Run) -> Probed:
     data = read_json(run.probe_json)
     nodes = tuple(ProbedNode(**node) for node in data["nodes"])
     links = tuple((one, other, rate) for one, other, rate in data["links"])
-    return Probed(**{**data, "nodes": nodes, "links": links, "findings": tuple(data["findings"])})
+    binding = tuple((host, cpus) for host, cpus in data["binding"])
+    return Probed(**{**data, "nodes": nodes, "binding": binding, "links": links, "findings": tuple(data["findings"])})

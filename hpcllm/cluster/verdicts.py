@@ -22,9 +22,10 @@ TCP_FABRICS = ("ethernet", "none")  # that have no faster protocol to lose
 # What preflight checks, by the line that it belongs to, and what that line says where nothing was found.
 CONTRACT = (
     ("MPI", ("ranks", "nodes", "software", "MPI library", "all-reduce"), "one world, one software, right sums"),
-    ("binding", ("binding",), "cores of its own for each rank, by the kernel's word"),
+    ("binding", ("binding",), ""),
     ("interfaces", ("interfaces",), "every name is there on every node"),
     ("GPUs", ("GPUs",), "as many as stated on every node"),
+    ("NCCL", ("NCCL",), "every GPU reaches every other"),
     ("HDF5 locks", ("HDF5",), "work as they are set"),
 )
 
@@ -79,14 +80,19 @@ def judge(measured: float, stated: float | None) -> Word:
 
 
 def _contract(profile: Profile, probed: Probed) -> Iterator[Verdict]:
-    many = f"{probed.world_size} ranks on {len(probed.nodes)} nodes; {probed.library}"
+    first = probed.nodes[0].host
+    cores = " | ".join(cpus for host, cpus in probed.binding if host == first)
+    known = {
+        "MPI": f"{probed.world_size} ranks on {len(probed.nodes)} nodes; {probed.library}",
+        "binding": f"{first}: {cores}",
+    }
     for name, checks, fine in CONTRACT:
-        if name == "GPUs" and not profile.nodes[probed.node_type].gpus:
+        if name in ("GPUs", "NCCL") and not profile.nodes[probed.node_type].gpus:
             continue
         found = [finding for finding in probed.findings if finding["check"] in checks]
         words: list[Word] = ["broken" if finding["severity"] == "error" else "slow" for finding in found]
         note = "; ".join(f"{finding['what']} ({finding['cause']})" for finding in found)
-        said = many if name == "MPI" else "" if found else fine
+        said = known.get(name, "" if found else fine)
         yield Verdict(name, said, "", min(words, key=WORST.index, default="ok"), note)
     skew = probed.clock_skew_s
     offsets = {node.host: node.clock_offset_s for node in probed.nodes}

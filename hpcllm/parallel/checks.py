@@ -185,6 +185,14 @@ def check_gpus(seen: Sequence[tuple[str, int]], asked: Expected) -> list[Finding
     ]
 
 
+def check_nccl(said: str) -> list[Finding]:
+    """The GPUs reach each other; `said` is torch's error where not."""
+    if not said:
+        return []
+    cause = "NCCL or RCCL finds no network that works: a wrong interface, or a plugin that is not loaded"
+    return [_error("NCCL", said, cause, "run the probe with NCCL_DEBUG=INFO under environment in the profile")]
+
+
 def check_hdf5(said: str, filesystem: str | None) -> list[Finding]:
     """HDF5 can write here with file locks as they are set; `said` is its error where not."""
     if not said:

@@ -46,6 +46,7 @@ class Network:
     latency_s: float | None = None
     gpus_inside: list[AllReduce] = field(default_factory=list)
     gpus: list[AllReduce] = field(default_factory=list)
+    gpu_error: str = ""
 
     def to_json(self) -> dict[str, list[dict[str, Any]]]:
         """By where; inside the nodes the slowest one's."""
@@ -64,7 +65,7 @@ def message_sizes(largest_bytes: int) -> list[int]:
 
 def measure_compute(world: World, on_gpus: bool, for_s: float) -> list[Compute]:
     """Matmul and memory of every rank, all at the same time as in training."""
-    device = "cuda" if on_gpus and torch.cuda.is_available() else "cpu"
+    device = "cuda" if on_gpus and _all_see_gpus(world) else "cpu"
     gpus = torch.cuda.device_count() if on_gpus else 0
     if device == "cuda":
         torch.cuda.set_device(world.local_rank % gpus)
@@ -91,9 +92,17 @@ def measure_network(world: World, on_gpus: bool, largest_bytes: int, for_s: floa
         found.across, _ = bandwidth.measure_all_reduce(leaders, sizes)
         found.latency_s = bandwidth.measure_latency(leaders)
     bandwidth.wait_quietly(world.comm)
-    if on_gpus and torch.cuda.is_available():
-        found.gpus_inside, found.gpus = measure_gpu_all_reduce(world, sizes, for_s)
+    if on_gpus and _all_see_gpus(world):
+        try:
+            found.gpus_inside, found.gpus = measure_gpu_all_reduce(world, sizes, for_s)
+        except RuntimeError as error:  # NCCL finds no network: a finding, and no reason to lose the other figures
+            found.gpu_error = str(error).splitlines()[0]
     return found
+
+
+def _all_see_gpus(world: World) -> bool:
+    """Asked of all, since one that goes its own way would leave the others waiting."""
+    return all(world.all_gather(torch.cuda.is_available()))
 
 
 def gpus_seen(world: World, compute: Sequence[Compute]) -> list[tuple[str, int]]:

@@ -11,12 +11,14 @@ from rich.text import Text
 from hpcllm.cluster.probed import Probed
 from hpcllm.cluster.verdicts import Verdict, Word
 
+SHOWN_HOSTS = 8
 _STYLES: dict[Word, str] = {"ok": "green", "slow": "yellow", "broken": "bold red", "not stated": "dim"}
 
 
 def probe_table(cluster: str, probed: Probed, found: Sequence[Verdict]) -> Group:
     """A line a verdict, its note below it; at the end what to do about what is wrong."""
-    title = f"{cluster}: {', '.join(probed.hosts)}, {probed.date}"
+    more = f" and {len(probed.hosts) - SHOWN_HOSTS} more" if len(probed.hosts) > SHOWN_HOSTS else ""
+    title = f"{cluster}: {', '.join(probed.hosts[:SHOWN_HOSTS])}{more}, {probed.date}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for name in ("", "measured", "stated", "verdict"):
         table.add_column(name, overflow="fold")

@@ -45,6 +45,7 @@ def main(run: Run, stage: Stage, world: World) -> None:
         found = [
             *report.findings,
             *checks.check_gpus(survey.gpus_seen(world, compute), asked),
+            *checks.check_nccl(network.gpu_error),
             *checks.check_hdf5(files.hdf5_error, name),
         ]
         probed = Probed(
@@ -55,6 +56,7 @@ def main(run: Run, stage: Stage, world: World) -> None:
             filesystem=name,
             world_size=world.size,
             library=report.library,
+            binding=tuple((rank.host, checks.ranges(rank.cpus)) for rank in report.facts),
             nodes=survey.nodes_of(world, report, compute, network),
             links=tuple((world.hosts[x.nodes[0]], world.hosts[x.nodes[1]], x.bytes_per_s) for x in report.links),
             latency_s=network.latency_s,
