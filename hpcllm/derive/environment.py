@@ -86,14 +86,16 @@ def _files(profile: Profile, layout: Layout, node: NodeType) -> list[Setting]:
 
 
 def _caches(profile: Profile, layout: Layout, node: NodeType) -> list[Setting]:
-    """Compiled kernels of GPUs: into folders of the user's own on the node, since homes are shared and slow."""
+    """Compiled kernels of GPUs: into folders of the user's own on the node, since homes are shared and slow.
+
+    torch.compile's own cache is below TMPDIR already.
+    """
     if not layout.gpus_per_node or node.gpus is None:
         return []
     key, disk, settings = f"nodes.{profile.node_type_name(layout.partition)}", node.local_scratch, []
     if disk and disk.kind == "disk":
-        at, reason = f"{key}.local_scratch.path", "compiled kernels, on the node's own disk"
-        for name, cache in (("TRITON_CACHE_DIR", "triton"), ("TORCHINDUCTOR_CACHE_DIR", "inductor")):
-            settings.append(Setting(name, f"{disk.path}/{cache}-$UID", at, reason, needs=disk.path))
+        at, reason = f"{key}.local_scratch.path", "compiled kernels; else in the home directory"
+        settings.append(Setting("TRITON_CACHE_DIR", f"{disk.path}/triton-$UID", at, reason, needs=disk.path))
     if is_amd(node.gpus.model):
         reason = "MIOpen's locks fail on a shared filesystem"
         for name in ("MIOPEN_USER_DB_PATH", "MIOPEN_CUSTOM_CACHE_DIR"):

@@ -1,34 +1,37 @@
-"""The scripts, whole. `make golden` accepts a change; read `git diff tests/golden` before you do."""
+"""The scripts, whole, for every shipped profile. `make golden` accepts a change; read `git diff tests/golden` first."""
 
 from __future__ import annotations
 
+import functools
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from shipped_jobs import demo, described
+from shipped_jobs import JOBS, demo, described
 
 from hpcllm.cluster.profile import Profile, load_profile, shipped_profiles
 from hpcllm.cluster.user import User
 from hpcllm.derive.layout import layout
 from hpcllm.derive.settings import settings
-from hpcllm.job.spec import CommandJob, Job
+from hpcllm.job.spec import AnyJob, CommandJob, Job, absolute, load_job
 from hpcllm.launch.dag_scripts import run_local_sh, submit_sh
 from hpcllm.launch.pipeline import find_stage, stages
 from hpcllm.launch.script import Script
+from hpcllm.plan.fit import changed
+from hpcllm.plan.queue import qos_names
 from hpcllm.plan.search import search
 from hpcllm.run_directory import Run
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RUN = Run(Path("/scratch/runs/first run"))
-PROFILES = [*sorted(path.stem for path in shipped_profiles().glob("*.yaml")), "local"]
+SMALL = ("slurm-lab", "local")  # too small for a GPT-2: they train the demo
+CLUSTERS = sorted(path.stem for path in shipped_profiles().glob("*.yaml") if path.stem != "template")
 MINE = CommandJob.model_validate(
     {
         "name": "my trainer",
         "command": ["python", "train.py", "--data", "two words", "$(not run)"],
-        "resources": {"nodes": 2, "time": "30m"},
-        "slurm": {"account": "research"},
+        "resources": {"time": "30m"},
         "environment": {"GREETING": "it's 5 o'clock"},
     }
 )
@@ -40,7 +43,29 @@ def profile_named(name: str) -> Profile:
     return load_profile(shipped_profiles() / f"{name}.yaml")
 
 
-def script_of(profile: Profile, job: Job | CommandJob, stage_name: str) -> Script:
+def training(name: str) -> Job:
+    """An hour of GPT-2 on two nodes."""
+    if name in SMALL:
+        return demo()
+    gpt2 = absolute(load_job(JOBS / "gpt2-124m.yaml"), JOBS)
+    return changed(gpt2, {"resources.nodes": 2, "resources.time_s": 3600.0})
+
+
+def my_own(name: str) -> CommandJob:
+    return changed(MINE, {"resources.nodes": 1 if name == "local" else 2})
+
+
+def as_the_site_wants(profile: Profile, job: AnyJob) -> AnyJob:
+    """With an account and a QOS where the site refuses jobs without."""
+    site = profile.scheduler
+    account = {"slurm.account": "research"} if site.account_required else {}
+    qos = {"slurm.qos": qos_names(profile, None)[0]} if site.qos_required else {}
+    return changed(job, {**account, **qos})
+
+
+def script_of(name: str, job: AnyJob, stage_name: str) -> Script:
+    profile = profile_named(name)
+    job = as_the_site_wants(profile, job)
     plan = search(profile, job) if isinstance(job, Job) else None
     stage = find_stage(job, stage_name)
     derived = settings(profile, job, layout(profile, job, plan, stage), User(), "/opt/hpcllm/bin/python")
@@ -48,25 +73,12 @@ def script_of(profile: Profile, job: Job | CommandJob, stage_name: str) -> Scrip
     return Script(RUN, stage, job, profile, derived, cwd)
 
 
-def demo_with_account() -> Job:
-    job = demo()
-    return job.model_copy(update={"slurm": job.slurm.model_copy(update={"account": "research"})})
-
-
-def command_for(name: str) -> CommandJob:
-    nodes = 1 if name == "local" else 2
-    return MINE.model_copy(update={"resources": MINE.resources.model_copy(update={"nodes": nodes})})
-
-
+@functools.cache
 def texts() -> dict[str, str]:
     """Every golden file by its name."""
     found = {}
-    for name in PROFILES:
-        profile = profile_named(name)
-        for script in (
-            script_of(profile, demo_with_account(), "train"),
-            script_of(profile, command_for(name), "command"),
-        ):
+    for name in (*CLUSTERS, "local"):
+        for script in (script_of(name, training(name), "train"), script_of(name, my_own(name), "command")):
             found[f"{name}-{script.path.name}"] = script.text()
     rows = stages(demo())
     found["submit.sh"] = submit_sh(RUN, rows)
