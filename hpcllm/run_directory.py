@@ -60,6 +60,8 @@ class Run:
     env = _At("env")
     software_json = _At("env/software.json")
     code = _At("env/code")
+    command = _At("env/command")
+    command_diff = _At("env/command.diff")
     scripts = _At("scripts")
     submit_sh = _At("scripts/submit.sh")
     run_local_sh = _At("scripts/run-local.sh")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -72,6 +73,7 @@ def _job_or_command(parser: argparse.ArgumentParser) -> None:
     cluster_option(parser)
     _resources(parser)
     parser.add_argument("--name", help="of the job, for a COMMAND (default: its program)")
+    parser.add_argument("--no-freeze", action="store_true", help="a COMMAND runs the code as it is when the job starts")
     parser.add_argument("--out", type=Path, metavar="RUN", help="run directory (default: runs/NAME-TIME)")
 
 
@@ -120,7 +122,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
     run = _again(arguments)
     if run is None:
-        ranks = {"nodes": 1, "ranks_per_node": arguments.ranks}
+        ranks = {"nodes": 1, "ranks_per_node": arguments.ranks, "no_freeze": True}
         arguments = argparse.Namespace(**{**_NO_RESOURCES, **vars(arguments), **ranks})
         profile = local_profile() if arguments.command else measured(local_profile(), Path.cwd())
         run = _rendered(arguments, (profile, None), arguments.oversubscribe)
@@ -169,7 +171,21 @@ def _rendered(arguments: argparse.Namespace, found: tuple[Profile, Path | None],
             raise DoesNotFit(f"{arguments.job}: does not fit {profile.name}: " + "; ".join(plan.limits))
     folder = re.sub(r"[^\w.-]+", "-", job.name)
     out = arguments.out or Path("runs") / f"{folder}-{datetime.now():%Y%m%d-%H%M%S}"
-    return render(profile, profile_path, job, arguments.job, plan, out, oversubscribe=oversubscribe)
+    run = render(profile, profile_path, job, arguments.job, plan, out, oversubscribe=oversubscribe)
+    _warn_of_code(run, job)
+    return run
+
+
+def _warn_of_code(run: Run, job: Job | CommandJob) -> None:
+    """Who expects a copy of the code is told when there is none."""
+    from hpcllm.job.spec import CommandJob
+    from hpcllm.run_directory import read_json
+
+    if isinstance(job, CommandJob) and job.freeze:
+        in_place = read_json(run.software_json)["command"]["in_place"]
+        if in_place:
+            what = "the program runs where it lies, as it is when the job starts"
+            print(f"hpcllm: warning: {what}: {in_place}", file=sys.stderr)
 
 
 def _job(arguments: argparse.Namespace) -> Job | CommandJob:
@@ -182,7 +198,8 @@ def _job(arguments: argparse.Namespace) -> Job | CommandJob:
     command = tuple(arguments.command)
     script = next((word for word in command if Path(word).is_file()), command[0])  # train.py, rather than python
     name = arguments.name or Path(script).stem or "command"
-    return _with_resources(CommandJob(name=name[:100], command=command), arguments)
+    freeze = not arguments.no_freeze
+    return _with_resources(CommandJob(name=name[:100], command=command, freeze=freeze), arguments)
 
 
 def _with_resources(job: AnyJobT, arguments: argparse.Namespace) -> AnyJobT:

@@ -302,6 +302,8 @@ class CommandJob(AnyJob):
 
     command: tuple[str, ...]
     """The program and its arguments, as a list."""
+    freeze: bool = True
+    """Whether it runs a copy of its git working tree, made when the run is rendered: a later edit changes nothing."""
 
 
 class Probe(Record):

@@ -15,11 +15,13 @@ import yaml
 from hpcllm.cluster.profile import Profile
 from hpcllm.cluster.user import User, load_user
 from hpcllm.derive.layout import layout
+from hpcllm.derive.setting import Settings
 from hpcllm.derive.settings import settings
 from hpcllm.errors import UserError
 from hpcllm.job.spec import AnyJob, CommandJob
 from hpcllm.launch.dag_scripts import run_local_sh, submit_sh
-from hpcllm.launch.pipeline import stages
+from hpcllm.launch.freeze import Code, code_of, write_code
+from hpcllm.launch.pipeline import Stage, stages
 from hpcllm.launch.script import Script
 from hpcllm.launch.software import copy_code, software
 from hpcllm.plan.plan import Plan
@@ -41,27 +43,37 @@ def render(
 ) -> Run:
     """Write the run directory `out`. The plan of a command is None; `cwd` is where a command starts (here, left out).
 
-    Raises UserError when `out` holds something else, and what `derive.layout` and `derive.settings` raise.
+    Raises UserError when `out` holds something else, or the user's code in another state, and what `derive.layout` and
+    `derive.settings` raise.
     """
     run = Run(out.absolute())
     _check_path(run.root)
     resolved = {"format": FORMAT, "root": str(run.root), "profile": _plain(profile), "job": _plain(job)}
     _check_free(run, resolved)
+    code = code_of(cwd or Path.cwd(), run.root, job.freeze) if isinstance(job, CommandJob) else None
+    _check_code(run, code)
     given = {
         run.profile_yaml: read_text(profile_path) if profile_path else _yaml(profile),
         run.job_yaml: read_text(job_path) if job_path else _yaml(job),
         run.resolved_json: _json(resolved),
-        run.software_json: _json(software()),
+        run.software_json: _json({**software(), **({"command": code.record()} if code else {})}),
         **({run.plan_json: _json(plan.to_json())} if plan else {}),
     }
-    start = (cwd or Path.cwd()) if isinstance(job, CommandJob) else run.root
     user = load_user() if user is None else user
     scripts = []
     for stage in stages(job):
         derived = settings(profile, job, layout(profile, job, plan, stage, user, oversubscribe=oversubscribe), user)
-        scripts.append(Script(run, stage, job, profile, derived, str(start)))
-    _write(run, {**given, **_scripts(run, scripts)})
+        scripts.append(_script(run, stage, job, profile, derived, code))
+    _write(run, {**given, **_scripts(run, scripts)}, code)
     return run
+
+
+def _script(run: Run, stage: Stage, job: AnyJob, profile: Profile, derived: Settings, code: Code | None) -> Script:
+    if code is None or not isinstance(job, CommandJob):
+        return Script(run, stage, job, profile, derived, str(run.root))
+    moved = job.model_copy(update={"command": tuple(code.moved(word, run) for word in job.command)})
+    start, packages = str(code.start(run)), tuple(code.packages(run))
+    return Script(run, stage, moved, profile, derived, start, code.said(), packages)
 
 
 def _scripts(run: Run, scripts: list[Script]) -> dict[Path, str]:
@@ -115,6 +127,18 @@ def _check_free(run: Run, resolved: dict[str, Any]) -> None:
         )
 
 
+def _check_code(run: Run, code: Code | None) -> None:
+    """A run's frozen code stays what it was, since what the program wrote may lie beside it."""
+    if code is None or not run.software_json.exists():
+        return
+    before = read_json(run.software_json).get("command") or {}
+    if before.get("sha256") != code.record()["sha256"]:
+        raise UserError(
+            f"--out: {run.root} holds the code as it was when that was rendered, and it has changed since; "
+            f"give a new directory, or go on with the old code: hpcllm submit {run.root}"
+        )
+
+
 def _difference(before: Any, after: Any, at: str = "") -> list[str]:
     """Names of the keys whose values are not the same."""
     if isinstance(before, dict) and isinstance(after, dict):
@@ -123,7 +147,7 @@ def _difference(before: Any, after: Any, at: str = "") -> list[str]:
     return [] if before == after else [at.removeprefix(".")]
 
 
-def _write(run: Run, files: dict[Path, str]) -> None:
+def _write(run: Run, files: dict[Path, str], code: Code | None) -> None:
     if run.resolved_json.exists():
         _renew(run, files)
         return
@@ -134,6 +158,8 @@ def _write(run: Run, files: dict[Path, str]) -> None:
             target.write_text(text, encoding="utf-8")
             _mark_executable(target)
         copy_code(new / run.code.relative_to(run.root))
+        if code:
+            write_code(code, Run(new))
         (new / run.logs.relative_to(run.root)).mkdir()  # Slurm opens a job's log before the script could make it
 
 

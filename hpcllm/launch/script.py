@@ -37,6 +37,10 @@ class Script:
     settings: Settings
     cwd: str
     """Where a user's program starts; ours start in the run directory."""
+    code: str = ""
+    """Which code a user's program is, for the header."""
+    packages: tuple[Path, ...] = ()
+    """Folders of that code that Python is to look in first."""
 
     @property
     def for_slurm(self) -> bool:
@@ -87,6 +91,7 @@ def _header(script: Script) -> str:
         f"{script.job.name}, stage {stage.id} on {script.profile.name}: {stage.purpose}.",
         f"By hand: {by_hand}{after}",
         f"Inside an allocation (salloc): HPCLLM_FOREGROUND=1 bash {path}" if script.for_slurm else "",
+        script.code,
         f"Written by hpcllm {__version__}. Behind a line stands the key of the profile or the job that it comes from.",
     ]
     return "\n".join(["#!/usr/bin/env bash", *(f"# {one_line(line)}" for line in lines if line)])
@@ -143,7 +148,14 @@ def _environment(script: Script) -> str:
     _check_names(script.settings.environment, r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable")
     lines = [(_export(setting), setting) for setting in script.settings.environment]
     python = f"PYTHON={shlex.quote(script.settings.python)}  # software.python"
-    return _block("environment", [python, *filter(None, [frozen]), *_commented(lines)])
+    return _block("environment", [python, *filter(None, [frozen]), *_commented(lines), *_packages(script)])
+
+
+def _packages(script: Script) -> list[str]:
+    """After the job's own variables, of which PYTHONPATH may be one."""
+    folders = ":".join(quoted(str(folder)) for folder in script.packages)
+    why = "# the frozen code, before an editable install"
+    return [f"export PYTHONPATH={folders}${{PYTHONPATH:+:$PYTHONPATH}}  {why}"] if folders else []
 
 
 def _export(setting: Setting) -> str:
