@@ -62,7 +62,8 @@ class Problem:
 
     def __str__(self) -> str:
         field = f"{self.field}: " if self.field else ""
-        return f"{self.file}:{self.line}:{self.column}: {field}{self.found}"
+        text = f"{self.file}:{self.line}:{self.column}: {field}{self.found}"
+        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)  # one line, whatever the file holds
 
 
 class SourceError(UserError):

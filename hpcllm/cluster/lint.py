@@ -8,7 +8,7 @@ cannot be so; a warning can, but hardly ever is; a note is something to know. Ea
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,8 @@ class Finding:
 
     def __str__(self) -> str:
         """As a mistake of any file (`file:line:column: field: …`), with `warning:` or `note:` before the field."""
-        p, word = self.problem, "" if self.severity == "error" else f"{self.severity}: "
-        return f"{p.file}:{p.line}:{p.column}: {word}{p.field + ': ' if p.field else ''}{p.found}"
+        words = () if self.severity == "error" else (self.severity,)
+        return str(replace(self.problem, field=": ".join(filter(None, (*words, self.problem.field)))))
 
 
 @dataclass(frozen=True)
