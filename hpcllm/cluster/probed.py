@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
+from hpcllm.errors import HpcllmError
 from hpcllm.run_directory import Run, read_json
 
 SLOW_SHARE = 0.5  # of the median of the other nodes, below which a node is slow
@@ -104,9 +105,18 @@ def others(values: Mapping[str, float], host: str) -> float:
 
 
 def read_probed(run: Run) -> Probed:
-    """What the probe of a run directory found. Raises HpcllmError when it has not finished."""
+    """What the probe of a run directory found. Raises HpcllmError when it has not finished, or is damaged."""
     data = read_json(run.probe_json)
-    nodes = tuple(ProbedNode(**node) for node in data["nodes"])
-    links = tuple((one, other, rate) for one, other, rate in data["links"])
-    binding = tuple((host, cpus) for host, cpus in data["binding"])
-    return Probed(**{**data, "nodes": nodes, "binding": binding, "links": links, "findings": tuple(data["findings"])})
+    try:
+        return Probed(
+            **{
+                **data,
+                "nodes": tuple(ProbedNode(**node) for node in data["nodes"]),
+                "binding": tuple((host, cpus) for host, cpus in data["binding"]),
+                "links": tuple((one, other, rate) for one, other, rate in data["links"]),
+                "findings": tuple(data["findings"]),
+            }
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        again = "delete it and hpcllm submit the run again"
+        raise HpcllmError(f"{run.probe_json}: damaged, or of another hpcllm ({error}); {again}") from None

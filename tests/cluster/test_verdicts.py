@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from probed_clusters import HOSTS, probed, profile
 
-from hpcllm.cluster.probed import Probed
+from hpcllm.cluster.probed import Probed, read_probed
 from hpcllm.cluster.verdicts import Verdict, judge, verdicts, worst
+from hpcllm.errors import HpcllmError
+from hpcllm.run_directory import Run, write_json
 
 
 def line(key: str, found: Probed, of: object = None) -> Verdict:
@@ -119,3 +122,14 @@ def test_gpus_are_held_against_what_large_matmuls_reach_on_that_model() -> None:
     found = line("nodes.cpu.gpus.flops", probed(nodes=nodes), gpus)
 
     assert (found.measured, found.stated, found.word) == ("100 TFLOP/s", "271 TFLOP/s", "slow")
+
+
+def test_what_a_probe_found_is_read_as_it_was_written_and_damage_is_named(tmp_path: Path) -> None:
+    run, found = Run(tmp_path), probed(binding=(("n1", "0-3"),))
+    write_json(run.probe_json, found.to_json())
+
+    assert read_probed(run) == found
+
+    write_json(run.probe_json, {"nodes": []})
+    with pytest.raises(HpcllmError, match="probe.json: damaged"):
+        read_probed(run)
