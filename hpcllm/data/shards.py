@@ -101,14 +101,14 @@ class Shards:
         return sum(len(offsets) - 1 for offsets in next(iter(self.streams.values())).piece_offsets)
 
     @classmethod
-    def open(cls, run: Run, part: Part) -> Shards:
-        """Map the shards of a part; small ones are compared with their checksums.
+    def open(cls, run: Run, part: Part, folder: Path | None = None) -> Shards:
+        """Map the shards of a part, or their copies in `folder`; small ones are compared with their checksums.
 
         Raises HpcllmError naming the file when one is missing, damaged, cut short or of another tokenizer.
         """
         index = read_index(run)
         entries = index.parts[part]
-        files = [_open_entry(run, index, entry) for entry in entries]
+        files = [_open_entry(run, index, entry, folder) for entry in entries]
         if sum(entry.file_bytes for entry in entries) <= CHECKED_ON_OPEN_BYTES:
             for file in files:
                 file.check()
@@ -174,9 +174,9 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _open_entry(run: Run, index: Index, entry: Entry) -> ShardFile:
+def _open_entry(run: Run, index: Index, entry: Entry, folder: Path | None = None) -> ShardFile:
     """Map one shard, if it is the one that the index lists."""
-    path = run.shards / entry.file
+    path = (folder or run.shards) / entry.file
     size_bytes = path.stat().st_size if path.exists() else 0
     if 0 < size_bytes != entry.file_bytes:
         raise HpcllmError(f"{path}: {size_bytes} bytes; {entry.file_bytes} were written: cut short; {_AGAIN}")

@@ -8,6 +8,7 @@ from hpcllm.cluster.nodes import NodeType
 from hpcllm.cluster.profile import Profile
 from hpcllm.derive.fabric import fabric_environment
 from hpcllm.derive.setting import Layout, Setting
+from hpcllm.derive.staging import staging
 from hpcllm.job.spec import AnyJob, CommandJob
 
 INHERITS_NO_CPUS = (22, 5)  # version of Slurm from which on srun does not take --cpus-per-task over from sbatch
@@ -22,6 +23,7 @@ def environment(profile: Profile, job: AnyJob, layout: Layout) -> tuple[Setting,
         *_mpi(profile, layout, node),
         *_files(profile, layout, node),
         *_caches(profile, layout, node),
+        *staging(profile, job, layout),
         *_internet(profile),
         *_output(job),
     ]

@@ -46,6 +46,32 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Container:
+    """The image that ranks run in."""
+
+    runtime: str
+    image: str
+    options: tuple[str, ...]
+    """Of the runtime, as the site wants them."""
+    mounts: tuple[str, ...]
+    """PATH or PATH:INSIDE, beside the run and the code."""
+    key: str
+    """Where it comes from."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A Python environment that is unpacked on each node's own disk."""
+
+    source: str
+    """Archive, or folder."""
+    disk: str
+    """Folder of the node's own; may hold variables that the site sets."""
+    key: str
+    """Where it comes from."""
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything a script needs to know of the site, for one stage."""
 
@@ -57,8 +83,13 @@ class Settings:
     launcher: tuple[str, ...]
     """Tokens before the program: srun or mpirun with the binding and the number of ranks."""
     software: tuple[Setting, ...]
-    """Shell lines (name is a label) that load modules; last, those of SETUP, which are the site's code as it stands."""
+    """Shell lines (name is a label): modules, then those of SETUP, which are the site's code as it stands, then those
+    that put a Python environment first."""
     python: str
     """The interpreter on the compute nodes."""
     prepare: tuple[Setting, ...] = ()
     """Commands run once in the run directory before the first write (name is a label, value a shell line)."""
+    python_key: str = "software.python"
+    """Where the interpreter comes from."""
+    inside: Container | Packed | None = None
+    """What the ranks run in, where that takes more than a line."""

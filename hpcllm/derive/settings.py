@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+import platform
 import sys
 
 from hpcllm.cluster.profile import Profile
@@ -10,11 +10,10 @@ from hpcllm.cluster.user import NOBODY, User
 from hpcllm.derive.directives import directives
 from hpcllm.derive.environment import environment
 from hpcllm.derive.launcher import launcher
-from hpcllm.derive.setting import SETUP, Layout, Setting, Settings
+from hpcllm.derive.setting import Layout, Settings
+from hpcllm.derive.software import inside, python_of, software_lines
 from hpcllm.derive.striping import striping
 from hpcllm.job.spec import AnyJob
-
-THIS_PYTHON = "this"
 
 
 def settings(
@@ -23,34 +22,22 @@ def settings(
     layout: Layout,
     user: User = NOBODY,
     python: str = sys.executable,
+    machine: str = platform.machine(),
 ) -> Settings:
-    """Derive a stage's settings. `python` is the interpreter that renders, for a profile whose python is `this`.
+    """Derive a stage's settings. `python` is the interpreter that renders, for a profile whose python is `this`, and
+    `machine` the architecture that it was built for.
 
-    Raises UserError as `directives` does.
+    Raises UserError as `directives` and `python_of` do.
     """
+    interpreter, python_key = python_of(profile, job, layout, python, machine)
     return Settings(
         layout=layout,
         directives=directives(profile, job, layout, user),
         environment=environment(profile, job, layout),
         launcher=launcher(profile, layout),
-        software=software_lines(profile, layout.partition),
-        python=python if profile.software.python == THIS_PYTHON else profile.software.python,
+        software=software_lines(profile, job, layout.partition),
+        python=interpreter,
         prepare=striping(profile, job),
+        python_key=python_key,
+        inside=inside(profile, job, layout.partition),
     )
-
-
-def software_lines(profile: Profile, partition: str | None) -> tuple[Setting, ...]:
-    """Shell lines: the modules from a clean slate, the node type's first; then the site's own, which are code."""
-    software, at = profile.software, f"nodes.{profile.node_type_name(partition)}.modules"
-    of_node = profile.node_type(partition).modules
-    modules = (*of_node, *software.modules)
-    lines = []
-    if modules and software.purge:
-        lines.append(Setting("purge", "module purge", "software.purge", "from a clean slate"))
-    for folder in software.module_paths:
-        lines.append(Setting("use", f"module use {shlex.quote(folder)}", "software.module_paths", "more modules"))
-    if modules:
-        key, reason = (at, "these first, then software.modules") if of_node else ("software.modules", "in this order")
-        lines.append(Setting("load", f"module load {shlex.join(modules)}", key, reason))
-    own = [Setting("setup", line, SETUP, "the site's own lines") for line in software.setup]
-    return (*lines, *own)

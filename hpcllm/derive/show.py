@@ -79,6 +79,7 @@ def _sections(profile: Profile, derived: Settings) -> Iterator[str]:
     yield from ("", "launcher", f"  {shlex.join(derived.launcher)} {shlex.quote(derived.python)} …")
     yield "  # software.mpi.launcher with the layout and the binding; software.python"
     yield from _section("striping, by the size of a file", _stripes(profile))
+    yield from _section("staging", _staging(profile, derived.layout))
     yield from _section("once, in a new run directory", [(s.value, s) for s in derived.prepare])
     missing = unknown(profile, derived.layout)
     if missing:
@@ -175,6 +176,16 @@ def _stripes(profile: Profile) -> list[tuple[str, Setting]]:
     key, reason = (f"{at}.stripes", "the site's rule") if scratch.stripes else (f"{at}.striping", "our rule")
     rule = [(row.from_bytes, row.count) for row in scratch.stripes] or STRIPES
     return [_row(f"from {size / GB:g} GB on: {_count(count, 'storage target')}", key, reason) for size, count in rule]
+
+
+def _staging(profile: Profile, shape: Layout) -> list[tuple[str, Setting]]:
+    disk = profile.node_type(shape.partition).local_scratch
+    if disk is None:
+        return []
+    key = f"nodes.{profile.node_type_name(shape.partition)}.local_scratch.stage"
+    if disk.stage and disk.kind == "disk":
+        return [_row(f"training copies its shards to {disk.path}, once a node", key, "where they fit")]
+    return [_row("training reads its shards where they lie", key, f"{disk.kind} at {disk.path}")]
 
 
 def _export(setting: Setting) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 
 from hpcllm.data.loader import evaluation_batches, train_batches
 from hpcllm.data.shards import Shards
+from hpcllm.data.staging import staged
 from hpcllm.errors import Interrupted
 from hpcllm.job.spec import Job, frozen_job
 from hpcllm.launch.pipeline import Stage
@@ -30,18 +32,20 @@ def main(run: Run, stage: Stage, world: World) -> None:
     job, plan = frozen_job(run), read_plan(run)
     attempt = read_json(run.state_json(stage.id))["attempt"] if world.rank == 0 else 0
     metrics = Metrics(run, attempt, job.train.steps, job.train.log_every_steps, quiet=world.rank > 0)
-    with stop_requests() as stop, torch_process_group(world):
+    with stop_requests() as stop, torch_process_group(world), staged(run, world) as (folder, said):
+        if said:
+            metrics.say(f"train: {said}")
         try:
-            _train(run, job, plan, world, metrics, stop)
+            _train(run, job, plan, world, metrics, stop, folder)
         except Interrupted as interrupted:
             metrics.event("interrupted", message=str(interrupted))
             raise
         metrics.event("end", memory_peak_bytes=max(world.all_gather(memory_peak_bytes())))
 
 
-def _train(run: Run, job: Job, plan: Plan, world: World, metrics: Metrics, stop: StopRequest) -> None:
+def _train(run: Run, job: Job, plan: Plan, world: World, metrics: Metrics, stop: StopRequest, folder: Path) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    shards, held_out = Shards.open(run, "train"), Shards.open(run, "validation")
+    shards, held_out = Shards.open(run, "train", folder), Shards.open(run, "validation", folder)
     bare = checkpoint.fresh_model(job, shards.vocabulary_size, plan.activation_checkpointing).to(device)
     optimizer = adamw(bare, job.train.optimizer)
 

@@ -5,7 +5,8 @@ from example_clusters import changed, profile_named
 
 from hpcllm.derive.environment import environment
 from hpcllm.derive.layout import layout
-from hpcllm.launch.pipeline import COMMAND
+from hpcllm.launch.pipeline import COMMAND, find_stage
+from hpcllm.plan.search import search
 
 
 def derived(profile, job):
@@ -223,3 +224,20 @@ def test_open_mpi_starts_as_root_in_a_container_only(a100, command):
 
     assert values(local, changed(command, resources={"nodes": 1}))["OMPI_ALLOW_RUN_AS_ROOT"] == "1"
     assert "OMPI_ALLOW_RUN_AS_ROOT" not in values(a100, command)
+
+
+def test_training_is_told_where_to_copy_its_shards_where_the_profile_says_so(a100, demo, command):
+    site = with_node(a100, local_scratch={"path": "$SLURM_TMPDIR", "size": "1TB", "stage": True})
+
+    def told(profile, job, stage):
+        plan = search(profile, job) if job is demo else None
+        shape = layout(profile, job, plan, find_stage(job, stage))
+        return {s.name: s for s in environment(profile, job, shape) if s.name.startswith("HPCLLM_")}
+
+    found = told(site, demo, "train")
+    assert found["HPCLLM_LOCAL_SCRATCH"].needs == "$SLURM_TMPDIR"
+    assert found["HPCLLM_LOCAL_SCRATCH"].key == "nodes.a100.local_scratch.stage"
+    assert found["HPCLLM_LOCAL_SCRATCH_BYTES"].value == str(10**12)
+    assert told(site, demo, "shard") == told(site, command, "command") == told(a100, demo, "train") == {}
+    memory = with_node(a100, local_scratch={"path": "/tmp", "kind": "memory", "stage": True})
+    assert told(memory, demo, "train") == {}
