@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from hpcllm.derive.setting import SETUP, Setting, Settings
 from hpcllm.errors import ExitCode, UserError
 from hpcllm.job.spec import AnyJob, CommandJob
 from hpcllm.launch.pipeline import Stage
-from hpcllm.launch.shell import expanding, one_line, quoted
+from hpcllm.launch.shell import NAME, TAKEN, directive_word, expanding, one_line, quoted, wrapped
 from hpcllm.run_directory import Run
 
 INTERRUPTED = int(ExitCode.INTERRUPTED)
@@ -75,8 +74,10 @@ class Script:
             _afterwards(self),
         )
         text = "\n\n".join(section for section in sections if section) + "\n"
-        if "\0" in text:
-            raise UserError(f"{self.run.job_yaml}: a value holds a NUL character, which no program can be given")
+        wrong = re.search(r"[\0\ud800-\udfff]", text)
+        if wrong:
+            what = "a NUL character, which no program can be given" if wrong[0] == "\0" else "bytes that are no UTF-8"
+            raise UserError(f"{self.run.job_yaml}: a value holds {what}")
         return text
 
 
@@ -104,7 +105,7 @@ def _directives(script: Script) -> str:
     derived = script.settings.directives
     settings = derived if any(s.name == "output" for s in derived) else (*derived, own)
     _check_names(settings, r"[a-z][a-z-]*", "the long name of an sbatch option, without --")
-    lines = [(f"#SBATCH --{s.name}" + (f"={_directive_word(s.value)}" if s.value else ""), s) for s in settings]
+    lines = [(f"#SBATCH --{s.name}" + (f"={directive_word(s.value)}" if s.value else ""), s) for s in settings]
     return _block("directives", _commented(lines))
 
 
@@ -145,7 +146,8 @@ def _environment(script: Script) -> str:
     frozen = (
         "" if script.is_command else "export PYTHONPATH=$RUN/env/code${PYTHONPATH:+:$PYTHONPATH}  # the frozen hpcllm"
     )
-    _check_names(script.settings.environment, r"[A-Za-z_][A-Za-z0-9_]*", "the name of a variable")
+    _check_names(script.settings.environment, NAME, "the name of a variable")
+    _check_free(script.settings.environment)
     lines = [(_export(setting), setting) for setting in script.settings.environment]
     python = f"PYTHON={shlex.quote(script.settings.python)}  # software.python"
     return _block("environment", [python, *filter(None, [frozen]), *_commented(lines), *_packages(script)])
@@ -180,8 +182,7 @@ def _prepare(script: Script) -> str:
 def _launcher(script: Script) -> str:
     """The launcher, and the signal by which it tells its ranks to save: Hydra dies of USR2, and hands on TERM."""
     launcher, here = script.settings.launcher, ("mpirun", "-n", str(script.settings.layout.world_size))
-    tokens = textwrap.wrap(" ".join(map(quoted, launcher)), 110, break_long_words=False, break_on_hyphens=False)
-    lines = ["launch=(  # software.mpi.launcher", *(f"  {line}" for line in tokens), ")"]
+    lines = ["launch=(  # software.mpi.launcher", *(f"  {line}" for line in wrapped(map(quoted, launcher))), ")"]
     lines.append(f"signal={_signal(launcher, script.profile)}")
     if script.for_slurm:
         otherwise = f"launch=({shlex.join(here)}) signal={_signal(here, script.profile)}"
@@ -249,7 +250,7 @@ _RANKS = """\
 export RANK=${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-${SLURM_PROCID:-0}}} WORLD_SIZE=@SIZE@
 export LOCAL_RANK=${MPI_LOCALRANKID:-${OMPI_COMM_WORLD_LOCAL_RANK:-${SLURM_LOCALID:-0}}} LOCAL_WORLD_SIZE=@LOCAL@
 export NODE_RANK=$((RANK / LOCAL_WORLD_SIZE))
-exec "$@\""""
+exec -- "$@\""""
 
 # A signal ends the wait early; then bash waits again, for the launcher's own exit code.
 _WAIT = """\
@@ -339,10 +340,9 @@ def _check_names(settings: tuple[Setting, ...], pattern: str, wanted: str) -> No
             raise UserError(f"{setting.key}: found {setting.name!r}; expected {wanted}")
 
 
-def _directive_word(value: str) -> str:
-    """As sbatch's parser reads it: one line, in double quotes where it holds more than plain characters."""
-    value = one_line(value)
-    if re.fullmatch(r"[\w@%+=:,./\[\]^*-]+", value, re.ASCII):
-        return value
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+def _check_free(settings: tuple[Setting, ...]) -> None:
+    """Raises UserError for a variable that a script cannot export with somebody else's value."""
+    for s in settings:
+        for whose, names in TAKEN.items():
+            if s.name in names:
+                raise UserError(f"{s.key}: {whose}; give it to the program alone: env {s.name}=… PROGRAM")

@@ -4,6 +4,25 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterable
+
+LINE_WIDTH = 110
+NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+
+# Variables that a script cannot export with somebody else's value, by the reason (man bash, "Shell Variables").
+_OWN = "RUN PYTHON log attempt child again warned signal launch code hosts job_id start alive file used"
+_READ_ONLY = "BASHOPTS BASH_VERSINFO EUID PPID SHELLOPTS UID"
+_CHANGING = (
+    "_ BASHPID BASH_ARGV0 BASH_COMMAND BASH_SUBSHELL DIRSTACK EPOCHREALTIME EPOCHSECONDS FUNCNAME GROUPS HISTCMD LINENO"
+    " OLDPWD OPTARG OPTIND PWD RANDOM SECONDS SHLVL SRANDOM"
+)
+_CODE = "BASH_ENV ENV IFS PROMPT_COMMAND PS4"
+TAKEN = {
+    "the script has a variable of this name": frozenset(_OWN.split()),
+    "bash lets nobody set it": frozenset(_READ_ONLY.split()),
+    "bash sets it by itself": frozenset(_CHANGING.split()),
+    "bash runs what it holds, or reads code by it": frozenset(_CODE.split()),
+}
 
 
 def one_line(text: str) -> str:
@@ -19,7 +38,26 @@ def quoted(word: str) -> str:
 
 def expanding(text: str) -> str:
     """Text in double quotes in which nothing but plain variables is read by bash; those that are not set are empty."""
-    parts = re.split(r"(\$\w+|\$\{\w+\})", text)
+    parts = re.split(rf"(\${NAME}|\$\{{{NAME}\}})", text)
     plain = [re.sub(r'([\\"`$])', r"\\\1", part) for part in parts[::2]]
     variables = ["${" + part.strip("${}") + "-}" for part in parts[1::2]]
     return '"' + "".join(a + b for a, b in zip(plain, [*variables, ""], strict=True)) + '"'
+
+
+def directive_word(value: str) -> str:
+    """As sbatch's parser reads it: one line, in double quotes where it holds more than plain characters."""
+    value = "".join(" " if ord(c) < 32 else c for c in value)
+    if re.fullmatch(r"[\w@%+=:,./\[\]^*-]+", value, re.ASCII):
+        return value
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def wrapped(words: Iterable[str]) -> list[str]:
+    """Words in lines of at most LINE_WIDTH, where they fit. No word is cut: spaces and line breaks inside one stay."""
+    lines = [""]
+    for word in words:
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > LINE_WIDTH:
+            lines.append("")
+        lines[-1] += f" {word}" if lines[-1] else word
+    return lines

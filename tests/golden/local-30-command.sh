@@ -72,7 +72,7 @@ if [[ -z $again ]]; then
   "${launch[@]}" bash -c 'export RANK=${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-${SLURM_PROCID:-0}}} WORLD_SIZE=1
 export LOCAL_RANK=${MPI_LOCALRANKID:-${OMPI_COMM_WORLD_LOCAL_RANK:-${SLURM_LOCALID:-0}}} LOCAL_WORLD_SIZE=1
 export NODE_RANK=$((RANK / LOCAL_WORLD_SIZE))
-exec "$@"' rank python train.py --data 'two words' '$(not run)' &
+exec -- "$@"' rank python train.py --data 'two words' '$(not run)' &
   child=$! code=0
   wait "$child" || code=$?
   while [[ -n $again ]]; do
