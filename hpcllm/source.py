@@ -43,10 +43,12 @@ class Record(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _as_it_is_written(cls, value: Any, info: ValidationInfo) -> Any:
-        """A number or a truth is not made of text: it would hide what readers of YAML disagree about."""
-        wanted = _plain_types(cls, info.field_name or "") if isinstance(value, str) else frozenset()
-        if wanted and str not in wanted:
-            raise ValueError(f"found {value!r}; expected {_WORDS[bool in wanted, int in wanted]}{_hint(value)}")
+        """Numbers and truths are not made of text, nor of each other: it would hide what readers of YAML disagree on."""
+        wanted, given = _plain_types(cls, info.field_name or ""), type(value)
+        mistaken = (given in (str, bool) and given not in wanted) or (given is int and wanted == {bool})
+        if wanted and mistaken:
+            hint = _hint(str(value)) if given is str else ""
+            raise ValueError(f"found {_shown(value)}; expected {_WORDS[bool in wanted, int in wanted]}{hint}")
         return value
 
     def contradictions(self) -> Iterable[tuple[FieldPath, str]]:

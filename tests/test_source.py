@@ -1,10 +1,12 @@
 """YAML as people write it: every mistake of a file at once, each with its place; no input gives a traceback."""
 
+from typing import Literal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcllm import source
+from hpcllm import source, yaml_text
 from hpcllm.errors import SourceError, UserError
 from hpcllm.source import Record
 from hpcllm.units import Bytes, Seconds
@@ -30,8 +32,7 @@ def problems(text: str) -> list[str]:
 
 
 def read(text: str) -> Outer:
-    data, positions = source.parse(text, "file.yaml")
-    return source.check(data, Outer, "file.yaml", positions)
+    return source.whole(source.examine(yaml_text.read(text, "file.yaml"), Outer, "file.yaml"))
 
 
 def test_a_quantity_loses_its_unit_in_the_key_and_gains_it_in_the_name():
@@ -82,6 +83,110 @@ def test_a_tab_is_named():
     assert "a tab; YAML is indented with spaces" in problems("name: x\ninner:\n\tmemory: 1GiB\n")[0]
 
 
+def test_every_line_indented_with_a_tab_is_told_and_the_rest_is_read():
+    found = problems("name: x\ninner:\n\tmemory: 1GiB\n\tcount: many\n")
+
+    assert [line.partition(" ")[2] for line in found] == [
+        "a tab; YAML is indented with spaces",
+        "a tab; YAML is indented with spaces",
+        "inner.count: found 'many'; expected a whole number",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("flag: no", "flag: found 'no'; expected true or false: write false"),
+        ("flag: ON", "flag: found 'ON'; expected true or false: write true"),
+        ("flag: 1", "flag: found 1; expected true or false"),
+        ("inner: {memory: 1GiB, count: true}", "inner.count: found true; expected a whole number"),
+        ("flag: 'true'", "flag: found 'true'; expected true or false, without quotes"),
+        ("inner: {memory: 1GiB, count: '12'}", "inner.count: found '12'; expected a whole number, without quotes"),
+        ("inner: {memory: 1GiB, count: 1:30}", "count: found '1:30'; expected a whole number (1:30 is the number 90"),
+        ("inner: {memory: 1GiB, count: 1_000}", "found '1_000'; expected a whole number (1_000 is the number 1000"),
+        ("inner: {memory: 1GiB, count: 1.5}", "inner.count: found 1.5; expected a whole number"),
+        ("inner: [memory, 1GiB]", "inner: found a list; expected a map of keys"),
+        ("inner: 1GiB", "inner: found '1GiB'; expected a map of keys"),
+        ("many:", "many: found nothing; expected a map of keys"),
+        ("? [a, b]\n: c", "found a list or a map as a key; expected a word"),
+        ("3: x", "3: unknown key; allowed here: "),
+        ("true: x", "true: unknown key"),
+        ("flag: !!set {a, b}", "flag: found the tag 'tag:yaml.org,2002:set'"),
+        ("flag: !!int many", "flag: found 'many', which is no int"),
+        ("<<: 3", "<<: a merge key takes a map, as an alias (*name) of one"),
+        ("---\nname: y", "not YAML: a second document (---); expected one"),
+    ],
+)
+def test_a_trap_of_yaml_is_told_in_a_sentence(text, said):
+    assert any(said in line for line in problems(f"name: x\n{text}\n"))
+
+
+def test_a_merge_key_is_written_out_and_its_mistakes_are_told_where_they_stand():
+    base = "many: {a: &base {memory: 1GiB, count: many}}\n"
+
+    assert problems(f"name: x\n{base}inner: {{<<: *base, memory: 2GiB}}\n") == [
+        "file.yaml:2:32: inner.count: found 'many'; expected a whole number",
+        "file.yaml:2:32: many.a.count: found 'many'; expected a whole number",
+    ]
+    assert read(f"name: x\n{base.replace('many}', '3}')}inner: {{<<: *base, memory: 2GiB}}\n").inner == Inner(
+        memory_bytes="2GiB", count=3
+    )
+
+
+def test_a_key_is_text_whatever_it_looks_like():
+    assert list(read("name: x\nmany: {1: {memory: 1GiB}, no: {memory: 1GiB}}").many) == ["1", "no"]
+
+
+def test_a_key_that_stands_twice_hides_no_other_mistake():
+    assert len(problems("name: x\nname: y\ninner: {memory: 80}\n")) == 2
+
+
+def test_what_readers_of_yaml_disagree_about_is_noted_unless_it_stands_in_quotes():
+    document = yaml_text.read("a: no\nb: 'no'\nc: 12:30:00\nd: [010, 10]\non: x\ne: 00:30:00\n", "file.yaml")
+
+    assert [problem.field for problem in document.ambiguous] == ["a", "c", "d[0]", "on"]
+
+
+class Choice(Record):
+    kind: Literal["infiniband", "ethernet"]
+    rate: int = 1
+
+
+class Choices(Record):
+    one: Choice
+    other: Choice | None = None
+
+    def contradictions(self):
+        if self.other and self.one.rate < self.other.rate:
+            yield ("other", "rate"), "faster than one"
+
+
+def choices(text):
+    with pytest.raises(SourceError) as caught:
+        source.whole(source.examine(yaml_text.read(text, "f"), Choices, "f"))
+    return [str(problem).partition(" ")[2] for problem in caught.value.problems]
+
+
+def test_a_misspelt_choice_is_answered_with_the_one_that_was_meant():
+    assert choices("one: {kind: Infinband}") == [
+        "one.kind: found 'Infinband'; allowed are infiniband, ethernet; did you mean infiniband?"
+    ]
+
+
+def test_a_wrong_value_does_not_hide_a_contradiction():
+    assert choices("one: {kind: infinband}\nother: {kind: ethernet, rate: 9}\n") == [
+        "one.kind: found 'infinband'; allowed are infiniband, ethernet; did you mean infiniband?",
+        "other.rate: faster than one",
+    ]
+
+
+def test_nothing_is_said_of_what_stands_in_for_a_wrong_value():
+    assert choices("one: {kind: ethernet}\nother: {rate: 9.5}\n") == [
+        "other.kind: this key is required",
+        "other.rate: found 9.5; expected a whole number",
+    ]
+
+
 def test_a_list_where_a_map_belongs_is_named():
     assert "expected a map of keys" in problems("- name\n- x\n")[0]
 
@@ -101,7 +206,7 @@ def test_an_alias_inside_itself_is_refused():
 
 
 def test_python_objects_are_not_made():
-    assert "found the tag" in problems("name: !!python/object/apply:os.system ['true']\n")[0]
+    assert "found the tag" in " ".join(problems("name: !!python/object/apply:os.system ['true']\n"))
 
 
 def test_a_missing_file_is_named_with_its_nearest(tmp_path):

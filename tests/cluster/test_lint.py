@@ -77,8 +77,8 @@ def written(folder: Path, text: str, name: str = "planted.yaml") -> Path:
     return file
 
 
-def expected() -> list[tuple[str, list[str]]]:
-    rows = [line.partition("#! ")[2] for line in PLANTED.splitlines() if "#!" in line]
+def expected(text: str = PLANTED) -> list[tuple[str, list[str]]]:
+    rows = [line.partition("#! ")[2] for line in text.splitlines() if "#!" in line]
     return [(place, parts.split(" … ")) for place, _, parts in (row.partition(" ") for row in rows)]
 
 
@@ -159,6 +159,36 @@ def test_a_base_that_is_not_there_is_named(tmp_path):
     base, twice = map(str, linted.findings)
     assert "extends: found 'nowhere'; there is no such profile" in base
     assert "name: this key stands twice" in twice
+
+
+JOB = """\
+name: x/y                                #! 1:1 name: found 'x/y'; expected a name in one line
+resources: {nodes: 2.5, time: 30}        #! 2:13 resources.nodes: found 2.5; expected a whole number
+data:
+  text: {files: corpus}                  #! 4:10 data.text.files: found 'corpus'; expected a list
+  split: {validation: 500%}              #! 5:11 data.split.validation: found '500%'; expected a share
+  tokenizer: {kind: bep}                 #! 6:15 data.tokenizer.kind: found 'bep' … did you mean bpe?
+model: {preset: gpt2-124m, heads: 7}     #! 7:28 model.heads: 7 does not divide the width 768
+train:
+  steps: 010                             #! 9:3 train.steps: found '010' … octal number 8
+  global_batch: yes                      #! 10:3 train.global_batch: found 'yes'; expected a whole number
+  precision: fp16                        #! 11:3 train.precision: found 'fp16'; allowed are auto, fp32, bf16
+  optimiser: {}                          #! 12:3 train.optimiser: unknown key; did you mean optimizer?
+evaluate: {perplexity: on}               #! 13:12 evaluate.perplexity: found 'on'; expected true or false: write true
+environment: {OMP-X: "1"}                #! 14:15 environment.OMP-X: found 'OMP-X'; expected the name of
+"""
+
+
+def test_every_mistake_of_a_job_is_told_in_one_run_too(tmp_path, capsys):
+    file = written(tmp_path, JOB, "job.yaml")
+
+    code = cli.main(["job", "lint", str(file)])
+
+    out = capsys.readouterr().out.splitlines()
+    assert code == ExitCode.USER_MISTAKE
+    for place, parts in expected(JOB):
+        assert any(line.startswith(f"{file}:{place}: ") and all(p in line for p in parts) for line in out), (place, out)
+    assert out[-1] == f"{file}: {len(expected(JOB)) + 1} errors"  # resources.time in its line is one more
 
 
 def test_an_unknown_name_is_a_mistake_with_the_names_there_are(capsys):
