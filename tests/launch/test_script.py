@@ -80,6 +80,25 @@ def test_any_words_reach_the_program_as_they_were_given(
     assert json.loads(log(script))[0] == words
 
 
+def test_a_place_on_the_node_expands_there_and_is_left_out_where_it_is_not(
+    command_script: Maker, tmp_path: Path
+) -> None:
+    there = tmp_path / 'a "disk" `touch owned` $(touch owned)'
+    there.mkdir()
+
+    def given(needs: str, value: str, run: str) -> str:
+        setting = Setting("GIVEN", value, "nodes.gpu.local_scratch.path", "", needs=needs)
+        script = command_script(sys.executable, "-c", SHOW, environment=(setting,), run=tmp_path / run)
+        assert ran(script, DISK=str(there)).returncode == 0
+        return str(json.loads(log(script).splitlines()[-1])[1])
+
+    assert given("$DISK", "$DISK/$UID", "one") == f"{there}/{os.getuid()}"
+    assert given(str(there), f"{there}/x", "two") == f"{there}/x"
+    assert given("${NOT_SET}", "${NOT_SET}/x", "three") == "None"
+    assert given("$DISK/missing", "x", "four") == "None"
+    assert not (tmp_path / "owned").exists()
+
+
 def test_a_reason_that_holds_a_line_break_stays_in_its_comment(command_script: Maker, tmp_path: Path) -> None:
     reason = "mine\ntouch owned\u2028#SBATCH --nodes=9"
     script = command_script("true", environment=(Setting("GIVEN", "1", "job.environment.GIVEN", reason),))
