@@ -43,7 +43,7 @@ class Record(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _as_it_is_written(cls, value: Any, info: ValidationInfo) -> Any:
-        """Numbers and truths are not made of text, nor of each other: it would hide what readers of YAML disagree on."""
+        """Numbers and truths are not made of text or of each other: a trap of YAML would pass unseen."""
         wanted, given = _plain_types(cls, info.field_name or ""), type(value)
         mistaken = (given in (str, bool) and given not in wanted) or (given is int and wanted == {bool})
         if wanted and mistaken:
