@@ -59,7 +59,7 @@ class Order:
 
 
 def pid_file(paths: JobPaths) -> Path:
-    """Which process is the job's controller."""
+    """Which process is the job's controller: its `identity`."""
     return paths.folder / f"{paths.job_id}_controller.pid"
 
 
@@ -73,13 +73,24 @@ def requeue_file(paths: JobPaths) -> Path:
     return paths.folder / f"{paths.job_id}_requeue"
 
 
+def identity(pid: int) -> str:
+    """A process by its number and the time it started at, which no other has. Raises OSError when it is gone."""
+    return f"{pid} {_stat(pid)[19]}"
+
+
 def is_alive(paths: JobPaths) -> bool:
-    """Whether the controller lives: its process is there, and is not another's that got its number since."""
+    """Whether the controller lives."""
     try:
-        pid = int(pid_file(paths).read_text())
-        return str(paths.job_id).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (OSError, ValueError):
+        found = pid_file(paths).read_text()
+        pid = int(found.split()[0])
+        return identity(pid) == found and _stat(pid)[0] not in "ZX"  # a zombie has ended
+    except (OSError, ValueError, IndexError):
         return False
+
+
+def _stat(pid: int) -> list[str]:
+    """/proc/PID/stat from its third field on: the state, …, as the 22nd the time it started at (man proc)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 # ---- the controller --------------------------------------------------------------------------------------------------

@@ -23,16 +23,17 @@ from pathlib import Path
 from typing import Any
 
 from submitit.core import job_environment, logger, utils
-from submitit.core.core import Job
+from submitit.core.core import InfoWatcher, Job
 from submitit.local.local import LocalExecutor, LocalJob
 
 from hpcllm.cluster.detect import find_mpirun, mpi_flavour, usable_cpus
 from hpcllm.errors import UserError
-from hpcllm.launch.mpirun_job import Order, is_alive, pid_file, requeue_file, started_file
+from hpcllm.launch.mpirun_job import Order, identity, is_alive, pid_file, requeue_file, started_file
 
 DEFAULT_TIMEOUT_MIN = 5  # submitit's own, where a job sets none
 DEFAULT_SIGNAL_DELAY_S = 30  # as submitit's local executor
 CANCEL_TIMEOUT_S = 10.0
+POLL_S = 0.05
 
 
 class MpirunExecutor(LocalExecutor):
@@ -140,13 +141,25 @@ def _start(order: Order, setup: Iterable[str], environment: dict[str, str]) -> N
             stderr=err,
             start_new_session=True,
         )
-    pid_file(paths).write_text(str(process.pid))
+    pid_file(paths).write_text(identity(process.pid))
     threading.Thread(target=process.wait, daemon=True).start()  # or it stayed a zombie until this session ends
+
+
+class MpirunWatcher(InfoWatcher):
+    """Nobody is asked for all jobs at once here. submitit asks it once of a job that becomes one while it is asked."""
+
+    def get_state(self, job_id: str, mode: str = "standard") -> str:
+        """Not known to have ended; the job itself knows better."""
+        return "RUNNING"
+
+    def update(self) -> None:
+        """There is nothing to update."""
 
 
 class MpirunJob(LocalJob[Any]):
     """A job of this machine. Every handle of it is as good as the first, in this session or another."""
 
+    watcher = MpirunWatcher()
     _results_timeout_s = 0  # ranks have written before their controller ends, on this very machine
 
     def __init__(self, folder: Path | str, job_id: str, tasks: Iterable[int] = (0,), process: None = None) -> None:
@@ -159,6 +172,11 @@ class MpirunJob(LocalJob[Any]):
         if not is_alive(self.paths):
             return {"jobState": "INTERRUPTED"}
         return {"jobState": "RUNNING" if started_file(self.paths).exists() else "PENDING"}
+
+    def wait(self) -> None:
+        """Until it has ended. Asking costs nothing here, so it asks more often than submitit does."""
+        while not self.done():
+            time.sleep(POLL_S)
 
     def done(self, force_check: bool = False) -> bool:
         """Whether it has ended, well or not; one rank's is done when its result is there."""
@@ -189,7 +207,7 @@ class MpirunJob(LocalJob[Any]):
         self._tell(signal.SIGINT)
         end_s = time.monotonic() + CANCEL_TIMEOUT_S
         while check and is_alive(self.paths) and time.monotonic() < end_s:
-            time.sleep(0.02)
+            time.sleep(POLL_S)
 
     def _interrupt(self) -> None:
         """As a preemption would: the ranks hear the warning."""
@@ -197,7 +215,8 @@ class MpirunJob(LocalJob[Any]):
 
     def _tell(self, number: signal.Signals) -> None:
         if is_alive(self.paths):
-            os.killpg(int(pid_file(self.paths).read_text()), number)  # the group: its setup may still be running
+            group = int(pid_file(self.paths).read_text().split()[0])
+            os.killpg(group, number)  # not the process alone: its setup may still be running
 
 
 class MpirunJobEnvironment(job_environment.JobEnvironment):
