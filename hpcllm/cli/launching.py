@@ -24,6 +24,7 @@ from hpcllm.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
     from hpcllm.cluster.profile import Profile
+    from hpcllm.cluster.software import SoftwareEnvironment
     from hpcllm.job.spec import CommandJob, Job
     from hpcllm.plan.plan import Plan
     from hpcllm.run_directory import Run
@@ -72,6 +73,9 @@ def _job_or_command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job", type=Path, nargs="?", metavar="JOB", help="a job file (submit: or a run directory)")
     cluster_option(parser)
     _resources(parser)
+    inside = parser.add_mutually_exclusive_group()
+    inside.add_argument("--env", metavar="PATH", help="a venv, a conda environment, or an archive of one")
+    inside.add_argument("--container", metavar="IMAGE", help="an image, for the profile's first container runtime")
     parser.add_argument("--name", help="of the job, for a COMMAND (default: its program)")
     parser.add_argument("--no-freeze", action="store_true", help="a COMMAND runs the code as it is when the job starts")
     parser.add_argument("--out", type=Path, metavar="RUN", help="run directory (default: runs/NAME-TIME)")
@@ -217,12 +221,25 @@ def _with_resources(job: AnyJobT, arguments: argparse.Namespace) -> AnyJobT:
         "time_s": time_s,
     }
     slurm = {"partition": arguments.partition, "account": arguments.account, "qos": arguments.qos}
+    software = {"environment": _environment(arguments)}
     return job.model_copy(
         update={
             "resources": job.resources.model_copy(update=_given(resources)),
             "slurm": job.slurm.model_copy(update=_given(slurm)),
+            "software": job.software.model_copy(update=_given(software)),
         }
     )
+
+
+def _environment(arguments: argparse.Namespace) -> SoftwareEnvironment | None:
+    """What --env or --container names."""
+    from hpcllm.launch.software import container_named, environment_at
+
+    if getattr(arguments, "env", None):
+        return environment_at(Path(arguments.env))
+    if getattr(arguments, "container", None):
+        return container_named(arguments.container, profile_of(arguments)[0])
+    return None
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,25 @@ class Container(Known):
     """What it is for, and how it is asked for."""
 
 
+class SoftwareEnvironment(Known):
+    """What the ranks' programs run in, on top of the modules."""
+
+    kind: Literal[
+        "venv", "conda", "packed", "apptainer", "singularity", "pyxis", "podman-hpc", "shifter", "container-engine"
+    ]
+    """venv, conda: a Python environment where it lies. packed: one that is unpacked on each node's own disk first, so
+    that a thousand ranks do not all read its small files from the parallel filesystem. The others: an image, by that
+    runtime."""
+    path: str
+    """Folder of the environment; of a packed one its archive (tar, squashfs), or the folder, which the job then packs.
+    Of an image its file or name, and for container-engine the EDF (.toml) that describes it."""
+    python: str | None = None
+    """The interpreter inside; left out, the environment's, and python3 of an image."""
+    mounts: tuple[str, ...] = ()
+    """Folders that an image is to see beside the run and the code, as PATH or PATH:INSIDE; plain variables may be in
+    them."""
+
+
 class Internet(Known):
     """Which nodes reach the internet."""
 
@@ -58,5 +77,7 @@ class Software(Known):
     """The MPI library and what starts its ranks."""
     python: str = "python3"
     """The interpreter on the compute nodes, with hpcllm's dependencies; `this` is the one that renders the scripts."""
+    environment: SoftwareEnvironment | None = None
+    """What programs run in, on top of the modules; a job may name its own."""
     containers: tuple[Container, ...] = ()
     """Container runtimes, the site's favourite first."""

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from hpcllm import source
+from hpcllm.cluster.software import SoftwareEnvironment
 from hpcllm.errors import UserError
 from hpcllm.job.model_spec import ModelSpec
 from hpcllm.names import Directives, Environment, Word
@@ -253,6 +254,15 @@ class SlurmSpec(Record):
     """Further directives by name (`reservation: maintenance`); they win over what is derived."""
 
 
+class SoftwareSpec(Record):
+    """What the job wants of the site's software beside what the profile says."""
+
+    modules: tuple[str, ...] = ()
+    """Loaded after the site's own."""
+    environment: SoftwareEnvironment | None = None
+    """What its programs run in; left out, the profile's."""
+
+
 def _job_name(name: str) -> str:
     if not name.strip() or not name.isprintable() or "/" in name or name.startswith((".", "-")):
         raise ValueError(f"found {name!r}; expected a name in one line, without / and not beginning with . or -")
@@ -270,6 +280,8 @@ class AnyJob(Record):
     """How much of the cluster."""
     slurm: SlurmSpec = SlurmSpec()
     """What is handed to Slurm beside what the profile derives."""
+    software: SoftwareSpec = SoftwareSpec()
+    """What the job wants of the site's software beside what the profile says."""
     environment: Environment = {}
     """Variables for every stage; they win over what is derived."""
 
@@ -344,7 +356,15 @@ def absolute(job: Job, folder: Path) -> Job:
             "target_file": data.pairs.target_file and _at(folder, data.pairs.target_file),
         }
         data = data.model_copy(update={"pairs": data.pairs.model_copy(update=paths)})
-    return job.model_copy(update={"data": data})
+    return job.model_copy(update={"data": data, "software": _software_at(folder, job.software)})
+
+
+def _software_at(folder: Path, software: SoftwareSpec) -> SoftwareSpec:
+    """An image may be a name of a registry, so only a path that is there is one."""
+    found = software.environment
+    if found is None or not (folder / found.path).exists():
+        return software
+    return software.model_copy(update={"environment": found.model_copy(update={"path": _at(folder, found.path)})})
 
 
 def _all_at(folder: Path, paths: tuple[str, ...]) -> tuple[str, ...]:

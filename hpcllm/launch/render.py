@@ -72,13 +72,15 @@ def _script(run: Run, stage: Stage, job: AnyJob, profile: Profile, derived: Sett
     if code is None or not isinstance(job, CommandJob):
         return Script(run, stage, job, profile, derived, str(run.root))
     moved = job.model_copy(update={"command": tuple(code.moved(word, run) for word in job.command)})
-    start, packages = str(code.start(run)), tuple(code.packages(run))
-    return Script(run, stage, moved, profile, derived, start, code.said(), packages)
+    return Script(run, stage, moved, profile, derived, str(code.start(run)), code)
 
 
 def _scripts(run: Run, scripts: list[Script]) -> dict[Path, str]:
     """The text of every script by its path, and of those that drive them."""
     texts = {script.path: script.text() for script in scripts}
+    edf = scripts[0].inside.edf() if scripts[0].inside else None
+    if edf:
+        texts[run.environment_toml] = edf
     texts[run.run_local_sh] = run_local_sh(run, [script.path.name for script in scripts])
     if scripts[0].for_slurm:
         texts[run.submit_sh] = submit_sh(run, [script.stage for script in scripts])

@@ -10,13 +10,20 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from hpcllm import __version__
 from hpcllm.cluster.profile import Profile
-from hpcllm.derive.setting import SETUP, Setting, Settings
+from hpcllm.derive.setting import SETUP, Container, Packed, Setting, Settings
 from hpcllm.errors import ExitCode, UserError
 from hpcllm.job.spec import AnyJob, CommandJob
+from hpcllm.launch.afterwards import Afterwards
+from hpcllm.launch.container import BY_SRUN, Inside
+from hpcllm.launch.freeze import Code
+from hpcllm.launch.packed import PYTHON as PACKED_PYTHON
+from hpcllm.launch.packed import lines as packed_lines
+from hpcllm.launch.packed import removal
 from hpcllm.launch.pipeline import Stage
 from hpcllm.launch.shell import NAME, TAKEN, directive_word, expanding, one_line, quoted, wrapped
 from hpcllm.run_directory import Run
@@ -36,10 +43,8 @@ class Script:
     settings: Settings
     cwd: str
     """Where a user's program starts; ours start in the run directory."""
-    code: str = ""
-    """Which code a user's program is, for the header."""
-    packages: tuple[Path, ...] = ()
-    """Folders of that code that Python is to look in first."""
+    code: Code | None = None
+    """The code of a user's program."""
 
     @property
     def for_slurm(self) -> bool:
@@ -57,6 +62,19 @@ class Script:
         name = self.stage.id
         return self.run.script(name) if self.for_slurm else self.run.local_script(name)
 
+    @property
+    def inside(self) -> Inside | None:
+        """The image that its ranks run in."""
+        container = self.settings.inside
+        if not isinstance(container, Container):
+            return None
+        root, cwd = str(self.run.root), self.cwd if self.is_command else str(self.run.root)
+        folders = [root, *([cwd] if not Path(cwd).is_relative_to(root) else [])]
+        if self.code and self.code.root and not any(Path(f).is_relative_to(self.code.root) for f in folders[1:]):
+            folders.append(str(self.code.root))
+        variables = tuple(setting.name for setting in self.settings.environment if not setting.needs)
+        return Inside(container, tuple(folders), cwd, variables)
+
     def text(self) -> str:
         """The script. Raises UserError for a value that no script can hold."""
         sections = (
@@ -68,6 +86,7 @@ class Script:
             _rendezvous(self) if self.is_command else "",
             _prepare(self) if self.settings.prepare and not self.stage.after else "",
             _launcher(self),
+            _inside(self.inside) if self.inside else "",
             _record(self) if self.is_command else "",
             _preflight(self) if _needs_preflight(self) else "",
             _launch(self),
@@ -92,7 +111,7 @@ def _header(script: Script) -> str:
         f"{script.job.name}, stage {stage.id} on {script.profile.name}: {stage.purpose}.",
         f"By hand: {by_hand}{after}",
         f"Inside an allocation (salloc): HPCLLM_FOREGROUND=1 bash {path}" if script.for_slurm else "",
-        script.code,
+        script.code.said() if script.code else "",
         f"Written by hpcllm {__version__}. Behind a line stands the key of the profile or the job that it comes from.",
     ]
     return "\n".join(["#!/usr/bin/env bash", *(f"# {one_line(line)}" for line in lines if line)])
@@ -136,10 +155,22 @@ def _start(script: Script) -> str:
 def _software(script: Script) -> str:
     """No comment behind a line of the site's own, which may be of any kind."""
     until = "set -u  # not before: sites' own scripts read variables that are not set"
-    modules = [(s.value, s) for s in script.settings.software if s.key != SETUP]
-    own = [s.value for s in script.settings.software if s.key == SETUP]
-    heading = [f"# {SETUP}: the site's own lines"] if own else []
-    return _block("software", [*_commented(modules), *heading, *own, until])
+    lines = list[str]()
+    for key, settings in groupby(script.settings.software, lambda setting: setting.key == SETUP):
+        found = list(settings)
+        lines += [f"# {SETUP}: the site's own lines", *(s.value for s in found)] if key else _of_software(found)
+    packed = script.settings.inside
+    if isinstance(packed, Packed):
+        lines += packed_lines(packed, script.settings.layout.nodes)
+    return _block("software", [*lines, until])
+
+
+def _of_software(settings: list[Setting]) -> list[str]:
+    lines = _commented([(setting.value, setting) for setting in settings])
+    sources = "# shellcheck disable=SC1090  # what packages of conda set"
+    return [
+        line for s, text in zip(settings, lines, strict=True) for line in ([sources] * (s.name == "hooks") + [text])
+    ]
 
 
 def _environment(script: Script) -> str:
@@ -149,13 +180,15 @@ def _environment(script: Script) -> str:
     _check_names(script.settings.environment, NAME, "the name of a variable")
     _check_free(script.settings.environment)
     lines = [(_export(setting), setting) for setting in script.settings.environment]
-    python = f"PYTHON={shlex.quote(script.settings.python)}  # software.python"
+    derived = script.settings
+    found = f'"{PACKED_PYTHON}"' if isinstance(derived.inside, Packed) else shlex.quote(derived.python)
+    python = f"PYTHON={found}  # {derived.python_key}"
     return _block("environment", [python, *filter(None, [frozen]), *_commented(lines), *_packages(script)])
 
 
 def _packages(script: Script) -> list[str]:
     """After the job's own variables, of which PYTHONPATH may be one."""
-    folders = ":".join(quoted(str(folder)) for folder in script.packages)
+    folders = ":".join(quoted(str(folder)) for folder in (script.code.packages(script.run) if script.code else ()))
     why = "# the frozen code, before an editable install"
     return [f"export PYTHONPATH={folders}${{PYTHONPATH:+:$PYTHONPATH}}  {why}"] if folders else []
 
@@ -169,9 +202,10 @@ def _export(setting: Setting) -> str:
 def _rendezvous(script: Script) -> str:
     host = '"$(hostname)"' if script.for_slurm else "127.0.0.1"
     port = 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'
+    python = "python3" if script.inside else '"$PYTHON"'  # that of an image is not here
     return _block(
         "rendezvous: this host, where rank 0 starts, and a port that its kernel says is free",
-        [f'MASTER_ADDR={host} MASTER_PORT=$("$PYTHON" -c {shlex.quote(port)})', "export MASTER_ADDR MASTER_PORT"],
+        [f"MASTER_ADDR={host} MASTER_PORT=$({python} -c {shlex.quote(port)})", "export MASTER_ADDR MASTER_PORT"],
     )
 
 
@@ -190,6 +224,15 @@ def _launcher(script: Script) -> str:
     return _block("launcher", lines)
 
 
+def _inside(inside: Inside) -> str:
+    lines = ["inside=(", *(f"  {line}" for line in wrapped(inside.words())), ")", 'launch+=("${inside[@]}")']
+    runtime = inside.container.runtime
+    if runtime in BY_SRUN:
+        said = f"{runtime} is a part of srun: run this inside an allocation, by sbatch or salloc"
+        lines.insert(0, f'[[ -n ${{SLURM_JOB_ID:-}} ]] || {{ echo "{said}"; exit 2; }}')
+    return _block(f"image: each rank runs in it  # {inside.container.key}", lines)
+
+
 def _record(script: Script) -> str:
     hosts = "hosts=$(hostname) job_id=null"
     slurm = (
@@ -205,15 +248,27 @@ def _record(script: Script) -> str:
 
 def _preflight(script: Script) -> str:
     code = "PYTHONPATH=$RUN/env/code${PYTHONPATH:+:$PYTHONPATH} " if script.is_command else ""
-    return _block(
-        "checks: in the same allocation, before the first step; a bad node ends the job here",
-        [f'{code}"${{launch[@]}}" "$PYTHON" -uP -m hpcllm preflight --run "$RUN"'],
-    )
+    check = f'{code}"${{launch[@]}}" "$PYTHON" -uP -m hpcllm preflight --run "$RUN" || code=$?'
+    title = "checks: in the same allocation, before the first step; a bad node ends the job here"
+    if not script.is_command or script.settings.python_key == "software.python":
+        return _block(title, [check])
+    lacking = "no checks: they need hpcllm's packages in the program's own environment (pip install hpcllm)"
+    able = f'{_one_rank(script.inside)}"$PYTHON" -c {shlex.quote(_ABLE)}'
+    return _block(title, [f"if {able}; then", f"  {check}", "else", f'  echo "{lacking}"', "fi"])
+
+
+def _one_rank(inside: Inside | None) -> str:
+    """What runs a program once where the ranks will run."""
+    if inside is None:
+        return ""
+    srun = "srun --nodes=1 --ntasks=1 " if inside.container.runtime in BY_SRUN else ""
+    return f'{srun}"${{inside[@]}}" '
 
 
 def _launch(script: Script) -> str:
     """The launcher runs behind and bash waits for it, because bash runs a trap only between two commands."""
-    told = [f"code={INTERRUPTED}  # told to stop before it began", "if [[ -z $again ]]; then"]
+    begun = f"if [[ -n $again ]]; then\n  code={INTERRUPTED}  # told to stop before it began"
+    told = [begun, f"elif (({'code == 0' })); then" if _needs_preflight(script) else "else"]
     if isinstance(script.job, CommandJob):
         layout = script.settings.layout
         ranks = _RANKS.replace("@SIZE@", str(layout.world_size)).replace("@LOCAL@", str(layout.ranks_per_node))
@@ -225,21 +280,20 @@ def _launch(script: Script) -> str:
 
 
 def _afterwards(script: Script) -> str:
-    lines = []
-    if script.for_slurm:
-        lines.append(_OWN_CODE)
-    if script.is_command:
-        lines.append(f"if [[ $code != 0 && -n $warned ]]; then code={INTERRUPTED}; fi  # it ended after its warning")
-    if script.for_slurm:
-        lines.append(_requeue(script))
-    return _block(f"afterwards: {INTERRUPTED} means interrupted, with everything saved", [*lines, 'exit "$code"'])
-
-
-def _requeue(script: Script) -> str:
-    most = script.job.slurm.max_requeues if script.profile.scheduler.requeue else 0
-    key = "job.slurm.max_requeues" if script.profile.scheduler.requeue else "scheduler.requeue"
-    ended = "trap - EXIT && ended 75 && " if script.is_command else ""
-    return _REQUEUE.replace("@ENDED@", ended).replace("@MOST@", str(most)).replace("@KEY@", key)
+    requeue = script.profile.scheduler.requeue
+    end = Afterwards(
+        script.stage.id,
+        script.settings.layout.ranks_per_node,
+        script.for_slurm,
+        script.is_command,
+        script.job.slurm.max_requeues if requeue else 0,
+        "job.slurm.max_requeues" if requeue else "scheduler.requeue",
+        "python3" if script.settings.inside else '"$PYTHON"',
+    )
+    lines = [removal()] if isinstance(script.settings.inside, Packed) else []
+    return _block(
+        f"afterwards: {INTERRUPTED} means interrupted, with everything saved", [*lines, *end.lines()]
+    )
 
 
 # ---- the pieces of bash ----------------------------------------------------------------------------------------------
@@ -251,6 +305,13 @@ export RANK=${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-${SLURM_PROCID:-0}}} WORLD_SIZE=
 export LOCAL_RANK=${MPI_LOCALRANKID:-${OMPI_COMM_WORLD_LOCAL_RANK:-${SLURM_LOCALID:-0}}} LOCAL_WORLD_SIZE=@LOCAL@
 export NODE_RANK=$((RANK / LOCAL_WORLD_SIZE))
 exec -- "$@\""""
+
+# Whether a user's own Python has what preflight imports, without importing it.
+_ABLE = """\
+import sys
+from importlib.util import find_spec
+needed = ("torch", "mpi4py", "numpy", "pydantic", "yaml", "rich")
+sys.exit(sys.version_info < (3, 11) or not all(map(find_spec, needed)))"""
 
 # A signal ends the wait early; then bash waits again, for the launcher's own exit code.
 _WAIT = """\
@@ -289,23 +350,6 @@ heartbeat() {
 }
 # shellcheck disable=SC2034  # that it is open is all
 exec {alive}> >(exec &>/dev/null && heartbeat)"""
-
-_OWN_CODE = """\
-# srun gives the highest code of all ranks, and those that it stopped after one left have more than 75.
-if ((code > 75)) && grep -qE '^srun: error: .*: tasks? .*: Exited with exit code 75$' "$log"; then code=75; fi"""
-
-# A job that was cancelled or preempted is COMPLETING already, and stays out of the queue, or Slurm itself puts it back.
-_REQUEUE = """\
-if ((code == 75)) && [[ -z ${HPCLLM_FOREGROUND:-} && $(squeue -h -j "$SLURM_JOB_ID" -o %T) == RUNNING ]]; then
-  used=${SLURM_RESTART_COUNT:-0}
-  if ((used < @MOST@)); then  # @KEY@
-    echo "interrupted: back into the queue ($used of @MOST@ requeues used)"
-    @ENDED@scontrol requeue "$SLURM_JOB_ID"
-  else
-    echo "interrupted, and no requeue is left (@KEY@ allows @MOST@); goes on by: hpcllm submit $RUN"
-    code=1
-  fi
-fi"""
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------

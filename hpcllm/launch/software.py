@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import shutil
 import subprocess
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import hpcllm
+from hpcllm.cluster.profile import Profile
+from hpcllm.cluster.software import SoftwareEnvironment
+from hpcllm.errors import UserError
 
 PACKAGE = Path(hpcllm.__file__).parent
 GIT_TIMEOUT_S = 10.0
@@ -33,6 +37,33 @@ def code_sha256() -> str:
         if path.is_file() and path.suffix != ".pyc":
             digest.update(f"{path.relative_to(PACKAGE)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def environment_at(path: Path) -> SoftwareEnvironment:
+    """The Python environment at a path: a venv or a conda environment where it lies, or an archive of one.
+
+    Raises UserError for anything else.
+    """
+    path = Path(os.path.abspath(path.expanduser()))
+    marks = {"venv": path / "pyvenv.cfg", "conda": path / "conda-meta"}
+    kinds = [kind for kind, mark in marks.items() if mark.exists()] or ["packed"] * path.is_file()
+    if not kinds:
+        raise UserError(
+            f"--env: found {path}; expected a venv, a conda environment, or an archive of one (tar, squashfs)"
+        )
+    return SoftwareEnvironment.model_validate({"kind": kinds[0], "path": str(path)})
+
+
+def container_named(image: str, profile: Profile) -> SoftwareEnvironment:
+    """An image for the site's favourite runtime. Raises UserError where the profile names none that we know to use."""
+    runtimes = [container.runtime for container in profile.software.containers if container.runtime != "enroot"]
+    if not runtimes:
+        raise UserError(
+            f"--container: {profile.name} names no container runtime; give software.environment in the job "
+            "({kind: apptainer, path: IMAGE}), or software.containers in the profile"
+        )
+    path = os.path.abspath(image) if Path(image).exists() else image
+    return SoftwareEnvironment.model_validate({"kind": runtimes[0], "path": path})
 
 
 def _git() -> dict[str, Any]:
