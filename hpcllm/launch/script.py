@@ -146,7 +146,7 @@ def _start(script: Script) -> str:
             f"log={log}",
             output if script.for_slurm else tee,
             "# USR2 comes before the time limit, TERM when the job is stopped; both go to the ranks, which save.",
-            "child='' again=''" + (" warned=''" if warned else ""),
+            "child='' again='' code=0" + (" warned=''" if warned else ""),
             f"trap '{warned}again=1; {forward}' USR2 TERM",
         ]
     )
@@ -267,8 +267,7 @@ def _one_rank(inside: Inside | None) -> str:
 
 def _launch(script: Script) -> str:
     """The launcher runs behind and bash waits for it, because bash runs a trap only between two commands."""
-    begun = f"if [[ -n $again ]]; then\n  code={INTERRUPTED}  # told to stop before it began"
-    told = [begun, f"elif (({'code == 0' })); then" if _needs_preflight(script) else "else"]
+    told = [f"[[ -z $again ]] || code={INTERRUPTED}  # told to stop before it began", "if ((code == 0)); then"]
     if isinstance(script.job, CommandJob):
         layout = script.settings.layout
         ranks = _RANKS.replace("@SIZE@", str(layout.world_size)).replace("@LOCAL@", str(layout.ranks_per_node))
@@ -291,9 +290,7 @@ def _afterwards(script: Script) -> str:
         "python3" if script.settings.inside else '"$PYTHON"',
     )
     lines = [removal()] if isinstance(script.settings.inside, Packed) else []
-    return _block(
-        f"afterwards: {INTERRUPTED} means interrupted, with everything saved", [*lines, *end.lines()]
-    )
+    return _block(f"afterwards: {INTERRUPTED} means interrupted, with everything saved", [*lines, *end.lines()])
 
 
 # ---- the pieces of bash ----------------------------------------------------------------------------------------------
@@ -315,7 +312,7 @@ sys.exit(sys.version_info < (3, 11) or not all(map(find_spec, needed)))"""
 
 # A signal ends the wait early; then bash waits again, for the launcher's own exit code.
 _WAIT = """\
-  child=$! code=0
+  child=$!
   wait "$child" || code=$?
   while [[ -n $again ]]; do
     again='' code=0
