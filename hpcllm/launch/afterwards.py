@@ -76,13 +76,15 @@ if ((code != 0 && code != 75)) && [[ -n ${SLURM_JOB_ID:-} ]]; then
   if bad_nodes lost "$RUN" "$log" @RANKS_PER_NODE@ "${hosts[@]}"; then code=75; fi
 fi"""
 
-# A job that was cancelled or preempted is COMPLETING already, and stays out of the queue, or Slurm itself puts it back.
 # Slurm takes a list of nodes to leave out of a waiting job alone. Requeueing ends this script by TERM, which must not
 # come between; after KillWait (30 s by default) it is killed.
 _REQUEUE = """\
-if ((code == 75)) && [[ -z ${HPCLLM_FOREGROUND:-} && $(squeue -h -j "$SLURM_JOB_ID" -o %T) == RUNNING ]]; then
-  used=${SLURM_RESTART_COUNT:-0} bad=$(bad_nodes exclude "$RUN" "$(squeue -h -j "$SLURM_JOB_ID" -o %x)" || true)
-  if ((used >= @MOST@)); then  # @KEY@
+if ((code == 75)) && [[ -z ${HPCLLM_FOREGROUND:-} ]]; then
+  read -r state bad < <(squeue -h -j "$SLURM_JOB_ID" -o '%T %x') || true
+  used=${SLURM_RESTART_COUNT:-0} bad=$(bad_nodes exclude "$RUN" "$bad" || true)
+  if [[ $state != RUNNING ]]; then
+    echo "interrupted: cancelled, or Slurm itself puts it back into the queue"
+  elif ((used >= @MOST@)); then  # @KEY@
     echo "interrupted, and no requeue is left (@KEY@ allows @MOST@); goes on by: hpcllm submit $RUN"
     code=1
   elif [[ -n $bad ]] && ! sbatch --test-only --exclude="$bad" "$RUN/scripts/@ID@.sbatch"; then

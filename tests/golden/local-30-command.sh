@@ -12,7 +12,7 @@ while [[ -e "$RUN/logs/30-command.$attempt.log" ]]; do attempt=$((attempt + 1));
 log=$RUN/logs/30-command.$attempt.log
 exec > >(tee -i -- "$log") 2>&1
 # USR2 comes before the time limit, TERM when the job is stopped; both go to the ranks, which save.
-child='' again='' warned=''
+child='' again='' code=0 warned=''
 trap 'warned=1 again=1; [[ -z $child ]] || kill -s "$signal" "$child" 2>/dev/null || true' USR2 TERM
 
 # ---- software
@@ -66,14 +66,14 @@ heartbeat() {
 exec {alive}> >(exec &>/dev/null && heartbeat)
 
 # ---- launch
-code=75  # told to stop before it began
-if [[ -z $again ]]; then
+[[ -z $again ]] || code=75  # told to stop before it began
+if ((code == 0)); then
   # shellcheck disable=SC2016  # the ranks expand it
   "${launch[@]}" bash -c 'export RANK=${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-${SLURM_PROCID:-0}}} WORLD_SIZE=1
 export LOCAL_RANK=${MPI_LOCALRANKID:-${OMPI_COMM_WORLD_LOCAL_RANK:-${SLURM_LOCALID:-0}}} LOCAL_WORLD_SIZE=1
 export NODE_RANK=$((RANK / LOCAL_WORLD_SIZE))
 exec -- "$@"' rank python train.py --data 'two words' '$(not run)' &
-  child=$! code=0
+  child=$!
   wait "$child" || code=$?
   while [[ -n $again ]]; do
     again='' code=0

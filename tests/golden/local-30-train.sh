@@ -12,7 +12,7 @@ while [[ -e "$RUN/logs/30-train.$attempt.log" ]]; do attempt=$((attempt + 1)); d
 log=$RUN/logs/30-train.$attempt.log
 exec > >(tee -i -- "$log") 2>&1
 # USR2 comes before the time limit, TERM when the job is stopped; both go to the ranks, which save.
-child='' again=''
+child='' again='' code=0
 trap 'again=1; [[ -z $child ]] || kill -s "$signal" "$child" 2>/dev/null || true' USR2 TERM
 
 # ---- software
@@ -31,10 +31,10 @@ launch=(  # software.mpi.launcher
 signal=TERM
 
 # ---- launch
-code=75  # told to stop before it began
-if [[ -z $again ]]; then
+[[ -z $again ]] || code=75  # told to stop before it began
+if ((code == 0)); then
   "${launch[@]}" "$PYTHON" -uP -m hpcllm stage train "$RUN" &
-  child=$! code=0
+  child=$!
   wait "$child" || code=$?
   while [[ -n $again ]]; do
     again='' code=0
