@@ -9,24 +9,21 @@ from __future__ import annotations
 
 import copy
 import difflib
-import re
-import types
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
-from functools import cache
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from hpcllm import yaml_text
+from hpcllm import mistakes, yaml_text
 from hpcllm.errors import Problem, SourceError, UserError
 from hpcllm.units import yaml_key
-from hpcllm.yaml_text import Document, dotted, taken_for
+from hpcllm.yaml_text import Document, dotted
 from hpcllm.yaml_text import FieldPath as FieldPath
 from hpcllm.yaml_text import Places as Places
 
@@ -44,11 +41,9 @@ class Record(BaseModel):
     @classmethod
     def _as_it_is_written(cls, value: Any, info: ValidationInfo) -> Any:
         """Numbers and truths are not made of text or of each other: a trap of YAML would pass unseen."""
-        wanted, given = _plain_types(cls, info.field_name or ""), type(value)
-        mistaken = (given in (str, bool) and given not in wanted) or (given is int and wanted == {bool})
-        if wanted and mistaken:
-            hint = _hint(str(value)) if given is str else ""
-            raise ValueError(f"found {_shown(value)}; expected {_WORDS[bool in wanted, int in wanted]}{hint}")
+        wrong = mistakes.not_as_written(value, cls, info.field_name or "")
+        if wrong:
+            raise ValueError(wrong)
         return value
 
     def contradictions(self) -> Iterable[tuple[FieldPath, str]]:
@@ -127,21 +122,23 @@ def examine(document: Document, model: type[Model], file: str) -> Examined[Model
     """Every mistake of a document, and the record that the rest of it makes."""
     data, places, problems = document.data, document.places, list(document.problems)
     if not isinstance(data, dict):
-        problems.append(Problem(*places.get((), (file, 1, 1)), "", f"found {_shown(data)}; expected a map of keys"))
+        problems.append(
+            Problem(*places.get((), (file, 1, 1)), "", f"found {mistakes.shown(data)}; expected a map of keys")
+        )
         return Examined(None, tuple(problems), ())
     mended = _Mended(copy.deepcopy(data))
     for _ in range(_MOST_ROUNDS):
         try:
             record = model.model_validate(mended.data)
         except ValidationError as error:
-            errors = [(e, _path_in(mended.data, e)) for e in error.errors()]
+            errors = [(e, mistakes.path_in(mended.data, e)) for e in error.errors()]
             told = [(e, path) for e, path in errors if not mended.follows(path, e["type"])]
-            problems += [Problem(*_place(path, places, file), dotted(path), _sentence(e, path, model))
-                         for e, path in told if not _meant(e, path, told, model)]  # fmt: skip
+            problems += [Problem(*mistakes.place(path, places, file), dotted(path), mistakes.sentence(e, path, model))
+                         for e, path in told if not mistakes.is_meant(e, path, told, model)]  # fmt: skip
             mended.set_aside(errors, model)
             continue
-        found = [(path, what) for path, what in _contradictions(record, ()) if not mended.doubts(path)]
-        problems += [Problem(*_place(path, places, file), dotted(path), what) for path, what in found]
+        apart = [(path, what) for path, what in _contradictions(record, ()) if not mended.doubts(path)]
+        problems += [Problem(*mistakes.place(path, places, file), dotted(path), what) for path, what in apart]
         return Examined(record, tuple(problems), tuple(mended.doubtful))
     return Examined(None, tuple(problems), ())
 
@@ -180,16 +177,16 @@ class _Mended:
 
     def _replace(self, above: dict[Any, Any], path: FieldPath, error: ErrorDetails, model: type[BaseModel]) -> None:
         kind, key = error["type"], path[-1]
-        if kind == "literal_error" and _nearest(error):
-            above[key] = _nearest(error)
+        if kind == "literal_error" and mistakes.nearest(error):
+            above[key] = mistakes.nearest(error)
         elif kind in _COLLECTIONS:
             above[key] = _COLLECTIONS[kind]()
             self._stands_in(path, path)
         elif kind == "missing" and key not in above:
-            above[key] = _stand_in(_field_at(model, path))
+            above[key] = _stand_in(mistakes.field_at(model, path))
             self._stands_in(path, path[:-1] or path)
         elif kind != "missing":
-            wrong, meant = above.pop(key, None), _near_key(path, model) if kind == "extra_forbidden" else None
+            wrong, meant = above.pop(key, None), mistakes.near_key(path, model) if kind == "extra_forbidden" else None
             if meant:
                 above.setdefault(meant, wrong)
 
@@ -239,182 +236,6 @@ def _contradictions(value: Any, path: FieldPath) -> Iterator[tuple[FieldPath, st
     elif isinstance(value, tuple):
         for i, inner in enumerate(value):
             yield from _contradictions(inner, (*path, i))
-
-
-# ---- in words --------------------------------------------------------------------------------------------------------
-
-_WORDS = {
-    (True, False): "true or false",
-    (False, True): "a whole number",
-    (False, False): "a number",
-    (True, True): "true, false or a number",
-}
-_EXPECTED = {
-    "string_type": "expected text",
-    "int_type": "expected a whole number",
-    "int_from_float": "expected a whole number",
-    "float_type": "expected a number",
-    "bool_type": "expected true or false",
-    "bool_parsing": "expected true or false",
-    "dict_type": "expected a map of keys",
-    "model_type": "expected a map of keys",
-    "model_attributes_type": "expected a map of keys",
-    "tuple_type": "expected a list",
-    "date_type": "expected a date such as 2026-11-24",
-    "date_parsing": "expected a date such as 2026-11-24",
-    "date_from_datetime_parsing": "expected a date such as 2026-11-24",
-}
-
-
-def _sentence(error: ErrorDetails, path: FieldPath, model: type[BaseModel]) -> str:
-    """pydantic's verdict in our words: what was found; what is allowed."""
-    kind, found = error["type"], error["input"]
-    if kind == "extra_forbidden":
-        near = _near_key(path, model)
-        return "unknown key" + (
-            f"; did you mean {near}?" if near else f"; allowed here: {', '.join(_keys_at(model, path[:-1]))}"
-        )
-    if kind == "missing":
-        return "this key is required"
-    if kind == "value_error":
-        return error["msg"].removeprefix("Value error, ").removeprefix(f"{path[-1]}: " if path else "")
-    if kind == "literal_error":
-        near = _nearest(error)
-        return f"found {_shown(found)}; allowed are {', '.join(_choices(error))}" + (
-            f"; did you mean {near}?" if near else ""
-        )
-    if kind == "string_type" and isinstance(found, (int, float)):
-        return f"found {_shown(found)}; expected text: put it in quotes"
-    return f"found {_shown(found)}; {_EXPECTED.get(kind) or error['msg'][0].lower() + error['msg'][1:]}"
-
-
-def not_among(found: str, allowed: Iterable[str]) -> str:
-    """A name that is none of those there are, with the one that was meant."""
-    near = difflib.get_close_matches(found, names := list(allowed), n=1)
-    return f"found {found!r}; allowed are {', '.join(names)}" + (f"; did you mean {near[0]}?" if near else "")
-
-
-def _hint(text: str) -> str:
-    """What is to be written in place of text, where a number or a truth belongs."""
-    other = taken_for(text)
-    if other in ("true", "false"):
-        return f": write {other}"
-    if other:
-        return f" ({text} is {other} to some readers of YAML, and text to others)"
-    return ", without quotes" if re.fullmatch(r"[-+]?\d+(\.\d+)?|true|false", text) else ""
-
-
-def _meant(
-    error: ErrorDetails, path: FieldPath, told: list[tuple[ErrorDetails, FieldPath]], model: type[BaseModel]
-) -> bool:
-    """Whether a missing key is the one that an unknown key beside it was meant to be."""
-    strange = [other for e, other in told if e["type"] == "extra_forbidden" and other[:-1] == path[:-1]]
-    return error["type"] == "missing" and any(_near_key(other, model) == path[-1] for other in strange)
-
-
-def _near_key(path: FieldPath, model: type[BaseModel]) -> str | None:
-    near = difflib.get_close_matches(str(path[-1]), _keys_at(model, path[:-1]), n=1)
-    return near[0] if near else None
-
-
-def _choices(error: ErrorDetails) -> list[str]:
-    return re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))
-
-
-def _nearest(error: ErrorDetails) -> str | None:
-    choices = {choice.lower(): choice for choice in _choices(error)}
-    near = difflib.get_close_matches(str(error["input"]).lower(), choices, n=1)
-    return choices[near[0]] if near else None
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, (dict, list, tuple)):
-        return "a map" if isinstance(value, dict) else "a list"
-    if value is None or isinstance(value, bool):
-        return "nothing" if value is None else str(value).lower()
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-# ---- where -----------------------------------------------------------------------------------------------------------
-
-
-def _place(path: FieldPath, places: Places, file: str) -> tuple[str, int, int]:
-    """Of a field, or of the nearest thing around it that stands in the file."""
-    while path not in places and path:
-        path = path[:-1]
-    return places.get(path, (file, 1, 1))
-
-
-def _path_in(data: Any, error: ErrorDetails) -> FieldPath:
-    """pydantic's location without the steps that are not in the file (members of unions, `[key]`)."""
-    path: list[str | int] = []
-    for step in error["loc"]:
-        in_map = isinstance(data, dict) and step in data
-        if in_map or (isinstance(data, list) and isinstance(step, int) and step < len(data)):
-            data = data[step]
-        elif not (error["type"] == "missing" and step == error["loc"][-1]):
-            continue
-        path.append(step)
-    return (*path, *_named_in(error, data))
-
-
-def _named_in(error: ErrorDetails, data: Any) -> FieldPath:
-    """A part that says `heads: …` of itself means its own key."""
-    named = re.match(r"Value error, (\w+): ", error["msg"]) if isinstance(data, dict) else None
-    return (named[1],) if named and named[1] in data else ()
-
-
-def _keys_at(model: type[BaseModel], path: FieldPath) -> list[str]:
-    """The keys allowed in the map at `path`."""
-    return sorted({field.alias or name for m in _models_at(model, path) for name, field in m.model_fields.items()})
-
-
-def _field_at(model: type[BaseModel], path: FieldPath) -> FieldInfo | None:
-    fields = [field for m in _models_at(model, path[:-1]) for name, field in m.model_fields.items()
-              if path[-1] in (name, field.alias)]  # fmt: skip
-    return fields[0] if fields else None
-
-
-def _models_at(model: type[BaseModel], path: FieldPath) -> list[type[BaseModel]]:
-    """The records that may stand at `path`, found by following the fields' types."""
-    models = [model]
-    for step in path:
-        inner: list[type[BaseModel]] = []
-        for candidate in models:
-            for name, field in candidate.model_fields.items():
-                if step in (name, field.alias):
-                    inner += _models_in(field.annotation)
-        models = inner or models
-    return models
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for part in getattr(annotation, "__args__", ()) for found in _models_in(part)]
-
-
-@cache
-def _plain_types(model: type[BaseModel], name: str) -> frozenset[Any]:
-    """bool, int, float (and what else) that a field takes as they are; nothing for a quantity, which is text."""
-    field = model.model_fields[name]
-    members = _members(typing.Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation)
-    plain = frozenset(members) - {type(None)}
-    return plain if plain & {bool, int, float} and plain <= {bool, int, float, str} else frozenset()
-
-
-def _members(annotation: Any) -> Iterator[Any]:
-    """The types of a union, each without its constraints; a type that reads text by itself counts as text."""
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        for part in typing.get_args(annotation):
-            yield from _members(part)
-    elif typing.get_origin(annotation) is typing.Annotated:
-        base, *metadata = typing.get_args(annotation)
-        reads = any(isinstance(m, BeforeValidator) for m in metadata)
-        yield from [str] if reads else _members(base)
-    else:
-        yield annotation
 
 
 def _siblings(path: Path) -> Iterator[Path]:

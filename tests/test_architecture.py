@@ -17,7 +17,7 @@ PACKAGE = Path(hpcllm.__file__).parent
 # docs/architecture.md, "Reading order". A name imports only from itself and from names before it; the files of the
 # top, in the first row, import each other only.
 ORDER = [
-    {"__init__", "errors", "units", "names", "yaml_text", "source", "schema", "run_directory", "progress"},
+    {"__init__", "errors", "units", "names", "yaml_text", "mistakes", "source", "schema", "run_directory", "progress"},
     *({name} for name in ("cluster", "job", "plan", "derive", "launch", "report")),
     *({name} for name in ("parallel", "data", "model", "train", "evaluate", "deploy", "stages")),
     {"cli", "__main__"},

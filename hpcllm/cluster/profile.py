@@ -21,6 +21,7 @@ from hpcllm.cluster.software import Internet, Software
 from hpcllm.cluster.storage import Filesystem
 from hpcllm.cluster.user import user_file
 from hpcllm.errors import Problem, SourceError
+from hpcllm.mistakes import not_among
 from hpcllm.names import Environment
 from hpcllm.run_directory import Run
 from hpcllm.source import Record
@@ -120,11 +121,11 @@ class Profile(Known):
         for name, partition in self.scheduler.partitions.items():
             here = ("scheduler", "partitions", name)
             if partition.node_type not in self.nodes:
-                yield (*here, "node_type"), source.not_among(partition.node_type, self.nodes)
+                yield (*here, "node_type"), not_among(partition.node_type, self.nodes)
             used = [("qos", partition.qos), *(("allow_qos", qos) for qos in partition.allow_qos)]
             for key, qos in used if self.scheduler.qos else []:
                 if qos and qos not in self.scheduler.qos:
-                    yield (*here, key), source.not_among(qos, self.scheduler.qos)
+                    yield (*here, key), not_among(qos, self.scheduler.qos)
 
     def partition(self, name: str | None) -> tuple[str | None, Partition | None]:
         """The partition of that name, or the default one. Raises KeyError for an unknown name; local has none."""
