@@ -115,7 +115,8 @@ def test_a_variable_of_gloo_that_names_none_is_a_verdict_beside_the_figures(
 
     probed = lab.hpcllm("profile", "probe", own_profile, "--out", run.root, "--json")
 
-    assert probed.returncode == 1
+    assert probed.returncode == 1, probed.stderr
+    assert probed.stdout, probed.stderr
     document = json.loads(probed.stdout)
     (line,) = [verdict for verdict in document["verdicts"] if verdict["key"] == "interfaces"]
     assert line["word"] == "broken"
