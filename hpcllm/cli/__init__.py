@@ -30,15 +30,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HpcllmError as error:
         print(f"hpcllm: {error}", file=sys.stderr, flush=True)
         return int(error.exit_code)
+    except BrokenPipeError:  # the reader of our output left, as `| head` does
+        sys.stderr.close()
+        return int(ExitCode.FAILED)
     except OSError as error:  # the disk is full, the path cannot be written
         if error.filename is None:
             raise
         place = re.sub(r"/\.([^/]+)\.\d+\.tmp", r"/\1", str(error.filename))  # atomic_path's name for it
         print(f"hpcllm: {place}: {error.strerror}", file=sys.stderr, flush=True)
         return int(ExitCode.FAILED if words[:1] == ["stage"] else ExitCode.USER_MISTAKE)
-    except BrokenPipeError:  # the reader of our output left, as `| head` does
-        sys.stderr.close()
-        return int(ExitCode.FAILED)
     except KeyboardInterrupt:
         return 130
 
