@@ -237,3 +237,12 @@ def test_a_place_that_cannot_be_written_is_named(capsys):
 
     assert code == ExitCode.USER_MISTAKE
     assert "/proc/none" in err
+
+
+def test_a_reader_that_leaves_early_sees_no_traceback():
+    command = [sys.executable, "-m", "hpcllm", "profile", "schema"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        process.stdout.close()
+
+        assert process.stderr.read() == ""
