@@ -18,8 +18,8 @@ DEMO = str(ROOT / "jobs" / "demo.yaml")
 RESOURCES = {"--nodes", "--ranks-per-node", "--gpus", "--time", "--partition", "--account", "--qos"}
 WORDS = {
     "plan": {"JOB", "--cluster", "--explain", "--json"} | RESOURCES,
-    "render": {"JOB", "--cluster", "--name", "--out", "--no-freeze"} | RESOURCES,
-    "submit": {"JOB", "--cluster", "--name", "--out", "--no-freeze", "--dry-run"} | RESOURCES,
+    "render": {"JOB", "--cluster", "--name", "--out", "--env", "--container", "--no-freeze"} | RESOURCES,
+    "submit": {"JOB", "--cluster", "--name", "--out", "--env", "--container", "--no-freeze", "--dry-run"} | RESOURCES,
     "run": {"JOB", "--ranks", "--oversubscribe", "--out"},
     "preflight": {"--ranks", "--nodes", "--run", "--json"},
     "status": {"RUN", "--efficiency", "--json"},

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from hpcllm.derive.setting import Container
 from hpcllm.errors import UserError
-from hpcllm.launch.shell import expanding, quoted
+from hpcllm.launch.shell import expanding, in_double_quotes, quoted
 
 BY_SRUN = ("pyxis", "container-engine")  # options of srun, so that nothing of them works without it
 PLACE = ("SLURM_*", "PMI_*", "PMIX_*", "OMPI_*", "MPI_*")  # where a rank learns its place, by podman's wildcards
@@ -86,11 +86,12 @@ def _shifter(inside: Inside) -> list[str]:
 
 
 def _pyxis(inside: Inside) -> list[str]:
+    mounts = [*map(in_double_quotes, _both(inside.folders)), *map(expanding, _both(inside.container.mounts))]
     return [
         f"--container-image={quoted(inside.container.image)}",
-        f"--container-mounts={','.join(inside.mounts())}",
+        f'"--container-mounts={",".join(mount[1:-1] for mount in mounts)}"',
         f"--container-workdir={quoted(inside.cwd)}",
-        f"--container-env={','.join((*RENDEZVOUS, *inside.variables))}",
+        quoted(f"--container-env={','.join((*RENDEZVOUS, *inside.variables))}"),
         *inside.options(),
     ]
 

@@ -37,10 +37,15 @@ def quoted(word: str) -> str:
     return word if plain else f"'{word}'" if shlex.quote(word) == word else shlex.quote(word)
 
 
+def in_double_quotes(text: str) -> str:
+    """Text in double quotes in which bash reads nothing."""
+    return '"' + re.sub(r'([\\"`$])', r"\\\1", text) + '"'
+
+
 def expanding(text: str) -> str:
     """Text in double quotes in which nothing but plain variables is read by bash; those that are not set are empty."""
     parts = re.split(rf"(\${NAME}|\$\{{{NAME}\}})", text)
-    plain = [re.sub(r'([\\"`$])', r"\\\1", part) for part in parts[::2]]
+    plain = [in_double_quotes(part)[1:-1] for part in parts[::2]]
     variables = ["${" + part.strip("${}") + "-}" for part in parts[1::2]]
     return '"' + "".join(a + b for a, b in zip(plain, [*variables, ""], strict=True)) + '"'
 
