@@ -39,8 +39,8 @@ class Fabric(Known):
     """tcpx, tcpxo: the interfaces that carry the GPUs' data."""
     hcas: tuple[str, ...] = ()
     """Names of the adapters (mlx5_0), for InfiniBand and RoCE."""
-    gpu_direct: bool = False
-    """Whether the adapters read GPU memory without the CPU."""
+    gdr_level: Literal["LOC", "PIX", "PXB", "PHB", "SYS"] | None = None
+    """How far an adapter may stand from a GPU whose memory it reads (NCCL_NET_GDR_LEVEL); left out, NCCL decides."""
     tuned_by: Literal["script", "site"] = "script"
     """Who sets the variables of NCCL, UCX and libfabric: the script, from this section; or the site, by its modules and
     containers, and then the script exports only what stands in `environment:`."""

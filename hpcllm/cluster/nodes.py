@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from hpcllm.cluster.fabric import Fabric
 from hpcllm.cluster.known import Known
 from hpcllm.cluster.price import Price
-from hpcllm.names import Word
+from hpcllm.names import Environment, Word
 from hpcllm.source import FieldPath
 from hpcllm.units import Bytes, BytesPerSecond, FlopsPerSecond, Seconds
 
@@ -117,6 +117,8 @@ class NodeType(Known):
     """Memory bandwidth of the whole node, measured."""
     local_scratch: LocalScratch | None = None
     """Disk inside the node, where it has one."""
+    environment: Environment = {}
+    """Variables that these nodes want beside the profile's; they win over those."""
     modules: tuple[str, ...] = ()
     """Loaded before those of `software`, where these nodes want modules of their own (arch/h100)."""
     price: Price | None = None

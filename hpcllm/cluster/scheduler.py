@@ -23,6 +23,7 @@ def _one_name(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_one_name)]
+MemoryRequest = Literal["node", "cpu", "gpu", "all", "none"]
 
 
 class Qos(Known):
@@ -72,6 +73,8 @@ class Partition(Known):
     """Most jobs of one user that wait or run."""
     default: bool = False
     """The one used when the job names none."""
+    by_request: bool = False
+    """Whether only some people or projects may use it: it is taken only where the job names it."""
     named: bool = True
     """Whether --partition names it; false where a constraint, a QOS or the scheduler itself chooses the nodes."""
     constraint: str | None = None
@@ -82,6 +85,8 @@ class Partition(Known):
     """Whether jobs ask for whole nodes here, where it differs from scheduler.exclusive."""
     gpu_required: bool = False
     """Whether a job that asks for no GPU is refused here; stages without any use for one then ask for one."""
+    memory_request: MemoryRequest | None = None
+    """How memory is asked for here, where it differs from scheduler.memory_request."""
     qos: Word | None = None
     """QOS that is asked for when the job names none."""
     allow_qos: tuple[Word, ...] = ()
@@ -127,7 +132,7 @@ class Scheduler(Known):
     gpu_request: Literal["gres", "gpus-per-node", "gpus-per-task", "gpus", "none"] = "gpus-per-node"
     """How GPUs are asked for: --gres=gpu:TYPE:N, --gpus-per-node=TYPE:N, --gpus-per-task=N, --gpus=N in all, or not at
     all (whole nodes)."""
-    memory_request: Literal["node", "cpu", "gpu", "all", "none"] = "none"
+    memory_request: MemoryRequest = "none"
     """How memory is asked for: --mem, --mem-per-cpu, --mem-per-gpu, --mem=0 (all of a node), or not at all."""
     exclusive: bool = False
     """Whether jobs ask for whole nodes by --exclusive."""

@@ -197,7 +197,8 @@ def _gpus(profile: Profile, layout: Layout, node: NodeType, node_key: str) -> li
 
 def _memory(profile: Profile, layout: Layout, node: NodeType, node_key: str) -> list[Setting]:
     """In the site's dialect, in MiB, which Slurm writes as M. A job without GPUs cannot ask for memory by GPU."""
-    key, dialect, gpus = f"{node_key}.memory", profile.scheduler.memory_request, layout.gpus_per_node
+    own = profile.scheduler.partitions[layout.partition].memory_request if layout.partition else None
+    key, dialect, gpus = f"{node_key}.memory", own or profile.scheduler.memory_request, layout.gpus_per_node
     if dialect == "none":
         return []
     if dialect == "all":

@@ -137,10 +137,10 @@ _FABRIC: dict[str, Callable[[Profile, Fabric], list[Setting]]] = {
 
 
 def _gpu_direct(fabric: Fabric) -> list[Setting]:
-    if not fabric.gpu_direct:
+    if fabric.gdr_level is None:
         return []
-    reason = "adapters read the memory of GPUs on their side"
-    return [Setting("NCCL_NET_GDR_LEVEL", "PHB", "fabric.gpu_direct", reason)]
+    reason = "how far an adapter may stand from a GPU whose memory it reads"
+    return [Setting("NCCL_NET_GDR_LEVEL", fabric.gdr_level, "fabric.gdr_level", reason)]
 
 
 def _mpi_over_tcp(profile: Profile, fabric: Fabric) -> list[Setting]:

@@ -56,15 +56,19 @@ def failing_share(job: Job, known: dict[str, Figure]) -> Figure:
 
 def total_s(work: Figure, saving: Figure, failing: Figure) -> Figure:
     """The whole training. Unknown where failures come faster than it moves on."""
+    terms = [figure for figure in (work, saving) if figure is work or figure.value is not None]
+    formula, inputs = " + ".join(figure.name for figure in terms), {figure.name: figure.value for figure in terms}
+    note = "" if saving in terms else "without checkpoints, whose write rate is not known"
     if failing.value is None:
-        inputs = {work.name: work.value, saving.name: saving.value}
-        note = "without failures: reliability.node_mtbf is not known"
-        return Figure.of("total_s", "s", "work_s + saving_s", inputs, lambda *parts: sum(parts), note)
-    inputs = {work.name: work.value, saving.name: saving.value, failing.name: failing.value}
-    formula = "(work_s + saving_s) / (1 − failing_share)"
+        left_out = (
+            "without failures: reliability.node_mtbf is not known" if saving in terms else f"{note}, and failures"
+        )
+        return Figure.of("total_s", "s", formula, inputs, lambda *parts: sum(parts), left_out)
+    inputs[failing.name] = failing.value
+    formula = f"({formula}) / (1 − failing_share)"
     if failing.value >= 1:
         return Figure("total_s", None, "s", formula, inputs, "it never ends: failures come faster than it moves on")
-    return Figure.of("total_s", "s", formula, inputs, lambda work, saving, lost: (work + saving) / (1 - lost))
+    return Figure.of("total_s", "s", formula, inputs, lambda *parts: sum(parts[:-1]) / (1 - parts[-1]), note)
 
 
 def goodput(work: Figure, total: Figure, failing: Figure) -> Figure:

@@ -34,7 +34,8 @@ def partition_of(profile: Profile, job: AnyJob) -> str | None:
     partitions, named = profile.scheduler.partitions, job.slurm.partition
     if named is None:
         order, slurm = in_order(profile), job.slurm
-        taking = [n for n in order if takes_qos(profile, n, slurm.qos) and takes_account(profile, n, slurm.account)]
+        everybody = [n for n in order if not partitions[n].by_request]
+        taking = [n for n in everybody if takes_qos(profile, n, slurm.qos) and takes_account(profile, n, slurm.account)]
         first = next(iter([*taking, *order]), None)
         alike = [n for n in taking if profile.node_type_name(n) == profile.node_type_name(first)]
         return next((n for n in alike if _is_within(profile, job, n, limits_of(profile, job, n))), first)

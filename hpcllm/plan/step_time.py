@@ -189,8 +189,12 @@ def data_s(profile: Profile, job: Job) -> Figure:
 
 
 def total_s(compute: Figure, exposed: Figure, data: Figure) -> Figure:
-    """The step."""
+    """The step. Where nobody knows how fast reading is, it is left out: a step's tokens are few bytes."""
     inputs = {figure.name: figure.value for figure in (compute, exposed, data)}
+    if data.value is None:
+        del inputs[data.name]
+        note = "without reading, whose rate is not known"
+        return Figure.of("step.total_s", "s", "compute_s + exposed_communication_s", inputs, lambda *t: sum(t), note)
     return Figure.of("step.total_s", "s", "compute_s + exposed_communication_s + data_s", inputs, lambda *t: sum(t))
 
 

@@ -114,6 +114,7 @@ def _step(plan: Plan) -> Text:
     if plan.step.total_s is None:
         return Text(f"{_unknown(plan, 'step.total_s')}\n{batch}")
     parts = [(name, getattr(plan.step, field), shade, colour) for field, name, shade, colour in STEP_PARTS]
+    parts = [part for part in parts if part[1] is not None]
     bar = _bar(parts, plan.step.total_s, format_seconds)
     return Text(f"{format_seconds(plan.step.total_s)}, {batch}\n").append(bar)
 
@@ -139,7 +140,15 @@ def _time(plan: Plan) -> str:
         return _unknown(plan, "total_s")
     jobs = "" if plan.chained_jobs is None or not plan.partition else f" in {_count(plan.chained_jobs, 'job')}"
     goodput = "" if plan.goodput is None else f", {plan.goodput:.1%} of it spent on steps"
-    return f"{format_seconds(plan.total_s)} of training{jobs}{goodput}"
+    return f"{format_seconds(plan.total_s)} of training{jobs}{goodput}{_left_out(plan)}"
+
+
+def _left_out(plan: Plan) -> str:
+    """What the time does not count, since nobody knows it."""
+    known = {figure.name: figure.value for figure in plan.figures}
+    names = {"step.data_s": "reading", "saving_s": "checkpoints"}
+    unknown = [what for name, what in names.items() if known[name] is None]
+    return f", without {' and '.join(unknown)}" if unknown else ""
 
 
 def _cost(plan: Plan) -> str:

@@ -38,8 +38,19 @@ def test_infiniband_names_its_adapters_exactly(a100, command):
     assert found["UCX_NET_DEVICES"] == "mlx5_0:1,mlx5_1:1,mlx5_2:1,mlx5_3:1"
     assert found["NCCL_SOCKET_IFNAME"] == "=ib0"
     assert found["GLOO_SOCKET_IFNAME"] == "ib0"
-    assert found["NCCL_NET_GDR_LEVEL"] == "PHB"
+    assert "NCCL_NET_GDR_LEVEL" not in found  # NCCL decides, unless the site does
     assert found["OMPI_MCA_pml"] == "ucx"
+    assert values(on(a100, gdr_level="LOC"), command)["NCCL_NET_GDR_LEVEL"] == "LOC"
+
+
+def test_variables_of_a_kind_of_node_win_over_the_sites(a100, command):
+    data = a100.model_dump(by_alias=True, mode="json")
+    data["nodes"]["a100"]["environment"] = {"NCCL_ALGO": "Ring"}
+    site = type(a100).model_validate({**data, "environment": {"NCCL_ALGO": "Tree", "NCCL_DEBUG": "WARN"}})
+
+    found = values(site, command)
+
+    assert (found["NCCL_ALGO"], found["NCCL_DEBUG"]) == ("Ring", "WARN")
 
 
 def test_roce_adds_its_address_and_traffic_class(a100, command):
@@ -65,7 +76,7 @@ def test_slingshot_holds_what_all_of_its_sites_agree_on(a100, command):
     found = values(on(a100, kind="slingshot", interfaces=["hsn0", "hsn1"], hcas=[]), command)
 
     fabric = {name for name in found if name.startswith(("NCCL_", "FI_", "GLOO_", "MPICH_"))}
-    assert fabric == {"NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "NCCL_NET_GDR_LEVEL"}
+    assert fabric == {"NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"}
     assert found["NCCL_SOCKET_IFNAME"] == "=hsn0,hsn1"
 
 

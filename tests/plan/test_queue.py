@@ -74,7 +74,7 @@ def test_what_these_nodes_cost_comes_before_what_nodes_do():
 
 
 def test_the_most_that_a_job_costs_is_known_where_the_training_is_not():
-    plan = search(cluster({"filesystems.scratch.read": None}), gpt2({"resources.time_s": 7200.0}))
+    plan = search(cluster({"fabric.rate": None}), gpt2({"resources.time_s": 7200.0}))
 
     assert figure(plan, "cost").value is None
     assert figure(plan, "cost_of_a_job").value == 16 * 2 * 1.5

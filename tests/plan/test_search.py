@@ -222,6 +222,16 @@ def test_what_nobody_knows_is_none_and_names_its_key(key: str, value_of: Any):
     assert any(limit.startswith("unknown: ") and f"needs {key}" in limit for limit in plan.limits)
 
 
+def test_what_is_not_known_of_the_files_is_left_out_of_the_time_and_said():
+    plan = search(cluster({"filesystems.scratch.read": None, "filesystems.scratch.write": None}), gpt2())
+
+    assert plan.step.total_s == plan.step.compute_s + plan.step.exposed_communication_s
+    assert figure(plan, "step.total_s").source == "without reading, whose rate is not known"
+    assert plan.total_s > 19073 * plan.step.total_s
+    assert "without checkpoints" in figure(plan, "total_s").source
+    assert "unknown: reading: needs filesystems.scratch.read" in plan.limits
+
+
 def test_an_unknown_partition_is_the_users_mistake():
     with pytest.raises(UserError, match=r"slurm.partition: found 'gpuu'; somewhere has gpu, short, small, cpu"):
         search(cluster(), gpt2({"slurm.partition": "gpuu"}))
