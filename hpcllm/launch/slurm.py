@@ -13,7 +13,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hpcllm.errors import UserError
@@ -78,19 +78,21 @@ def ask(job_ids: Sequence[str]) -> Answer:
     An id is a job's, `12`, an array's, also `12`, which stands for all of its tasks, or one task's, `12_3`.
     """
     queue, silence = _squeue(job_ids)
-    found = _pick(job_ids, queue)
-    over = [job_id for job_id in job_ids if job_id not in found or found[job_id].state not in ALIVE]
-    if over:
-        found |= {i: job for i, job in _pick(over, _sacct(over)).items() if i not in found or job.state not in ALIVE}
-    open_ids = [job_id for job_id in job_ids if job_id not in found or (silence and found[job_id].state in ALIVE)]
-    if not open_ids:
-        return Answer(found)
-    if silence and not _is_down(silence):
-        queue, silence = _scontrol(open_ids)
-        found |= _pick(open_ids, queue)
+    jobs = {job.job_id: job for job in queue}
+    found = _pick(job_ids, jobs)
+    over = [one for one in job_ids if one not in found or found[one].state not in ALIVE or found[one].tasks]
+    for job in _sacct(over) if over else []:
+        known = jobs.get(job.job_id)
+        if not known or (known.state not in ALIVE and job.state not in ALIVE):
+            jobs[job.job_id] = job
+    found = _pick(job_ids, jobs)
+    left = [one for one in job_ids if one not in found or (silence and found[one].state in ALIVE)]
+    if left and silence and not _is_down(silence):
+        queue, silence = _scontrol(left)
+        found |= _pick(left, {job.job_id: job for job in queue})
     if silence:
-        return Answer(found, silence)
-    return Answer({job_id: _forgotten(job_id) for job_id in open_ids} | found)
+        return Answer(found, silence if left else "")
+    return Answer({one: _forgotten(one) for one in left} | found)
 
 
 def slurm(command: Sequence[str], timeout_s: float = COMMAND_TIMEOUT_S) -> subprocess.CompletedProcess[str]:
@@ -264,20 +266,18 @@ def _tasks(job_id: str) -> list[str]:
     return [f"{matched[1]}_{number}" for number in numbers]
 
 
-def _pick(job_ids: Sequence[str], jobs: Iterable[SlurmJob]) -> dict[str, SlurmJob]:
-    """Those of the jobs that were asked for, and whole arrays."""
-    by_id = {job.job_id: job for job in jobs}
+def _pick(job_ids: Sequence[str], jobs: Mapping[str, SlurmJob]) -> dict[str, SlurmJob]:
+    """Those of the jobs that were asked for; an array's id is all of its tasks (sacct at first has it as one job)."""
     arrays: dict[str, list[SlurmJob]] = {}
-    for job_id, job in by_id.items():
-        arrays.setdefault(job_id.split("_")[0], []).append(job)
-    found = {job_id: by_id.get(job_id) or _whole(job_id, arrays.get(job_id, [])) for job_id in job_ids}
-    return {job_id: job for job_id, job in found.items() if job}
+    for job_id, job in jobs.items():
+        if "_" in job_id:
+            arrays.setdefault(job_id.split("_")[0], []).append(job)
+    found = {one: _whole(one, arrays[one]) if one in arrays else jobs.get(one) for one in job_ids}
+    return {one: job for one, job in found.items() if job}
 
 
-def _whole(job_id: str, tasks: Sequence[SlurmJob]) -> SlurmJob | None:
+def _whole(job_id: str, tasks: Sequence[SlurmJob]) -> SlurmJob:
     """An array as one job: alive while any task is, done when all are, else as the first task that went wrong."""
-    if not tasks:
-        return None
     done = [task for task in tasks if task.state == "done"]
     alive = [task for task in tasks if task.state in ALIVE]
     wrong = [task for task in tasks if task.state not in (*ALIVE, "done")]

@@ -17,7 +17,7 @@ from hpcllm.launch.pipeline import Stage, stages
 from hpcllm.launch.slurm import slurm
 from hpcllm.launch.states import ALIVE
 from hpcllm.launch.submitit_plugin import ScriptExecutor, ScriptJob, StageScript
-from hpcllm.launch.track import StageStatus, status, submitted
+from hpcllm.launch.track import StageStatus, look, status, submitted
 from hpcllm.run_directory import Run, write_json
 
 # What sbatch says, and what to do about it. The words are Slurm's (slurm_errno.c).
@@ -45,7 +45,7 @@ def submit(run: Run, dry_run: bool = False) -> dict[str, str]:
     if dry_run:
         return _commands(run, rows)
     with _alone(run):
-        now = {found.stage: found for found in status(run)}
+        now = _now(run)
         missing = _missing(rows, now)
         for stage in missing:
             _try(run, stage)
@@ -88,6 +88,14 @@ def _alone(run: Run) -> Iterator[None]:
         except OSError:
             pass  # a file system without locks, as Lustre mounted without -o flock
         yield
+
+
+def _now(run: Run) -> dict[str, StageStatus]:
+    """Every stage. Raises UserError where Slurm does not say what became of a job: it must not be submitted twice."""
+    found = look(run)
+    if found.silence:
+        raise UserError(f"{run.root}: Slurm does not answer ({found.silence}); nothing was submitted; try again later")
+    return {stage.stage: stage for stage in found.stages}
 
 
 def _missing(rows: tuple[Stage, ...], now: dict[str, StageStatus]) -> list[Stage]:

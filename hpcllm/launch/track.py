@@ -77,7 +77,7 @@ def look(run: Run) -> RunStatus:
     found: dict[str, StageStatus] = {}
     for stage in rows:
         before = [found[name] for name in stage.after if found[name].state != "done"]
-        now = _status_of(run, stage, job_ids.get(stage.name), answer.jobs, before)
+        now = _status_of(run, stage, job_ids.get(stage.name), answer, before)
         found[stage.name] = _out_of_date(run, stage, now) if _is_outdated(run, stage, now) else now
     return RunStatus(tuple(found.values()), answer.silence)
 
@@ -119,12 +119,12 @@ def _with_all_after(run: Run, stage_name: str | None) -> Collection[str]:
 # ---- one stage -------------------------------------------------------------------------------------------------------
 
 
-def _status_of(
-    run: Run, stage: Stage, job_id: str | None, known: dict[str, SlurmJob], before: list[StageStatus]
-) -> StageStatus:
+def _status_of(run: Run, stage: Stage, job_id: str | None, answer: Answer, before: list[StageStatus]) -> StageStatus:
     """`before`: the stages that it still waits for."""
     record = _record(run, stage)
-    job, own = known.get(job_id or ""), known.get(_unfinished_job_id(record) or "")
+    job, own = (answer.jobs.get(one or "") for one in (job_id, _unfinished_job_id(record)))
+    if answer.silence:
+        job, own = (one if one and not _is_behind(one, record) else None for one in (job, own))
     if job and not job.forgotten and not _is_newer(record, job):
         return _by_slurm(run, stage, job, record, before)
     if own and not own.forgotten and not _is_over_in(own, record):
@@ -140,6 +140,12 @@ def _status_of(
 def _is_newer(record: dict[str, Any], job: SlurmJob) -> bool:
     """Whether the stage ran since that job ended, in the foreground or by a script submitted by hand."""
     return bool(record and record["job_id"] != job.job_id and job.end_s is not None and record["start"] > job.end_s)
+
+
+def _is_behind(job: SlurmJob, record: dict[str, Any]) -> bool:
+    """Whether the stage knows more than accounting, which hears nothing new while no controller tells it."""
+    told = record.get("job_id") == job.job_id and record["outcome"] in ("running", "done", "failed")
+    return told and job.state in ALIVE
 
 
 def _unfinished_job_id(record: dict[str, Any]) -> str | None:
