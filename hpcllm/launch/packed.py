@@ -12,23 +12,25 @@ from hpcllm.launch.shell import expanding, quoted
 PYTHON = "$PACKED/bin/python"  # where the script finds its interpreter
 
 # conda-pack's own script corrects the paths inside; pip's programs name, in their first line, the interpreter that
-# they were installed for. rm comes first, since a job that starts again may find what its last attempt left.
+# they were installed for. rm comes first, since a job that starts again may find what its last attempt left. tar would
+# take a colon for another host and a backslash in -C for an escape, and sed's own letters in a path for commands.
 _UNPACK = """\
 set -e; rm -rf -- "$1"; mkdir -m 700 -- "$1"
 case $2 in
 *.sqsh | *.sqfs | *.squashfs) unsquashfs -quiet -no-progress -force -dest "$1" "$1.archive" ;;
-*) tar -xf "$1.archive" -C "$1" ;;
+*) (cd -- "$1" && tar --force-local -xf "$1.archive") ;;
 esac
 rm -- "$1.archive"
 if [[ ! -e $1/bin/python ]]; then echo "$2 holds no bin/python; pack it by: tar -C ENVIRONMENT -czf FILE ."; exit 2; fi
 if [[ -e $1/bin/conda-unpack ]]; then "$1/bin/python" "$1/bin/conda-unpack"; fi
+here=$(sed "s/[\\\\&|]/\\\\&/g" <<<"$1")
 grep -lIrE "^#!/.*/python[0-9.]*$" "$1/bin" | while read -r file; do
-  [[ -L $file ]] || sed -i -E "1s|^#!/.*/(python[0-9.]*)$|#!$1/bin/\\1|" "$file"
+  [[ -L $file ]] || sed -i -E "1s|^#!/.*/(python[0-9.]*)$|#!$here/bin/\\1|" "$file"
 done"""
 
 _SEND = """\
 if [[ -d $archive ]]; then  # a folder: this node alone reads its small files
-  tar -cf "$PACKED.tar" -C "$archive" . && archive=$PACKED.tar
+  (cd -- "$archive" && tar --force-local -cf "$PACKED.tar" .) && archive=$PACKED.tar
 fi
 send=(sbcast --force)
 [[ -n ${SLURM_JOB_ID:-} ]] || send=(cp)
