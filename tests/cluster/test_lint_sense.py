@@ -68,7 +68,7 @@ GPU_LISTS = '["0-15", "16-31", "32-47", "48-63"]'
             "nics: [cxi0, cxi1, cxi2, cxi3]",
             "gpus.nics[0]: found cxi0, which is one of slingsh",
         ),
-        (IB, "  gpu_direct", "  gid_index: 3\n  gpu_direct", "warning: fabric.gid_index: read for RoCE alone"),
+        (IB, "  latency: 2us", "  gid_index: 3\n  latency: 2us", "warning: fabric.gid_index: read for RoCE alone"),
         # GPUs
         (
             IB,

@@ -60,7 +60,8 @@ def test_an_editor_marks_a_mistake(old, new, said):
 
 
 @pytest.mark.parametrize(
-    "change", ["latency: unknown", "rails: unknown", "interfaces: unknown", "topology: unknown", "gpu_direct: unknown"]
+    "change",
+    ["latency: unknown", "rails: unknown", "interfaces: unknown", "topology: unknown", "oversubscription: unknown"],
 )
 def test_unknown_stands_for_what_may_be_left_out(change):
     text = (PROFILES / "slurm-lab.yaml").read_text().replace("  rate:", f"  {change}\n  rate:")
