@@ -67,6 +67,9 @@ def _named(name: str) -> Path | None:
 def _profile_of(cluster_name: str | None) -> Path | None:
     """The file of the profile for this Slurm; a file with mistakes is passed over, since nobody asked for it."""
     for path in available_profiles().values() if cluster_name else ():
+        text = _read(path)
+        if str(cluster_name) not in text and "extends:" not in text:
+            continue  # checking a whole profile takes some ten milliseconds
         try:
             if load_profile(path).scheduler.cluster_name == cluster_name:
                 return path
