@@ -291,6 +291,6 @@ def _whole(job_id: str, tasks: Sequence[SlurmJob]) -> SlurmJob:
         start_s=min(begun, default=shown.start_s),
         end_s=None if alive else max(ended, default=None),
         nodes=",".join(dict.fromkeys(task.nodes for task in (alive or tasks) if task.nodes)),
-        reason=f"task {shown.job_id.partition('_')[2]} {shown.reason}".strip() if wrong and not alive else shown.reason,
+        reason=f"task {shown.job_id.partition('_')[2]}" if wrong and not alive else shown.reason,
         tasks=f"{len(done)}/{len(tasks)} tasks",
     )

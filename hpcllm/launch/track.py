@@ -217,7 +217,8 @@ def _why(run: Run, stage: Stage, job: SlurmJob, state: State, record: dict[str, 
     if state == "cancelled":
         return _why_cancelled(job, before)
     said = str(record["message"]) if record.get("job_id") == job.job_id else ""
-    return said or _failed_rank(run, stage, job.start_s) or _exit_words(job.exit_code)
+    words = said or _failed_rank(run, stage, job.start_s) or _exit_words(job.exit_code)
+    return f"{job.reason}: {words}" if job.tasks else words
 
 
 def _why_cancelled(job: SlurmJob, before: list[StageStatus]) -> str:
