@@ -70,6 +70,7 @@ class Run:
     bad_nodes_json = _At("state/bad-nodes.json")
     jobs_json = _At("jobs.json")
     jobs_lock = _At("jobs.lock")
+    choice_json = _At("choice.json")
     logs = _At("logs")
     data = _At("data")
     tokenizer_json = _At("data/tokenizer.json")

@@ -250,6 +250,9 @@ class SlurmSpec(Record):
     """Address that Slurm writes to at the end."""
     max_requeues: Annotated[int, Field(ge=0)] = 20
     """How often an interrupted job may put itself back into the queue."""
+    chained_jobs: Positive | None = None
+    """How many jobs one after another a long stage needs, where the site starts none again (scheduler.requeue: false);
+    left out, as many as the plan says."""
     directives: Directives = {}
     """Further directives by name (`reservation: maintenance`); they win over what is derived."""
 

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from hpcllm.launch.chain import ALONE, SEPARATOR, Link, dependency
 from hpcllm.launch.pipeline import Stage
 from hpcllm.run_directory import Run
 
 
-def sbatch_tokens(run: Run, stage: Stage, after: Sequence[str] = (), test_only: bool = False) -> list[str]:
+def sbatch_tokens(
+    run: Run, stage: Stage, after: Sequence[str] = (), test_only: bool = False, link: Link = ALONE
+) -> list[str]:
     """The one command that hands a stage to Slurm, whoever gives it. `after`: ids of jobs that must succeed before.
 
     A job whose dependency can no longer come true is cancelled, instead of waiting in the queue for ever.
     """
-    dependency = [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"] if after else []
-    mode = ["--test-only"] if test_only else ["--parsable", *dependency]
-    return ["sbatch", *mode, str(run.script(stage.id))]
+    needed = dependency(after, link)
+    waits = [f"--dependency={needed}", "--kill-on-invalid-dep=yes"] if needed else []
+    mode = ["--test-only"] if test_only else ["--parsable", *waits]
+    return ["sbatch", *mode, str(run.script(stage.id)), *link.arguments]
 
 
-def submit_sh(run: Run, stages: Iterable[Stage]) -> str:
-    """Plain sbatch calls for a fresh run directory; they say what they submitted in jobs.json, as `hpcllm submit`."""
+def trial_tokens(directives: Sequence[str]) -> list[str]:
+    """The command that asks Slurm when a job with these directives would start; nothing is submitted."""
+    return ["sbatch", "--test-only", *directives, "--wrap=true"]
+
+
+def submit_sh(run: Run, stages: Iterable[Stage], lengths: Mapping[str, int] | None = None) -> str:
+    """Plain sbatch calls for a fresh run directory; they say what they submitted in jobs.json, as `hpcllm submit`.
+
+    `lengths`: how many jobs a stage is, one after another, where it is not one.
+    """
     rows = list(stages)
-    lines = [_submission(run, stage) for stage in rows]
+    variables = {stage.name: _variables(stage.name, (lengths or {}).get(stage.name, 1)) for stage in rows}
+    lines = [_submission(run, stage, variables) for stage in rows]
     record = ", ".join(f'"{stage.name}": ["%s"]' for stage in rows)
-    ids = " ".join(f'"${_variable(stage.name)}"' for stage in rows)
+    ids = " ".join(f'"{SEPARATOR.join(f"${variable}" for variable in variables[stage.name])}"' for stage in rows)
     return f"""\
 #!/usr/bin/env bash
 # Submits every stage of this run to Slurm, each after those that it needs. By hand: bash THIS
@@ -60,20 +74,26 @@ done
 """
 
 
-def _submission(run: Run, stage: Stage) -> str:
-    """One assignment: the tokens of `sbatch_tokens`, with shell variables where the ids of the jobs before will be."""
-    variable = _variable(stage.name)
-    words = sbatch_tokens(run, stage, [f"@{_variable(name)}@" for name in stage.after])
-    quoted = [_with_variables(word, stage) if word.startswith("--dependency") else shlex.quote(word) for word in words]
-    # --parsable says `ID` or `ID;CLUSTER`
-    return f'{variable}=$({" ".join(quoted)})\n{variable}=${{{variable}%%;*}} jobs+=("${variable}")\n'
+def _submission(run: Run, stage: Stage, variables: Mapping[str, Sequence[str]]) -> str:
+    """An assignment for each of its jobs: the tokens of `sbatch_tokens`, with shell variables in place of ids."""
+    after = [SEPARATOR.join(f"@{variable}@" for variable in variables[name]) for name in stage.after]
+    own, lines = variables[stage.name], ""
+    for i, variable in enumerate(own):
+        link = Link(i + 1, len(own), tuple(f"@{before}@" for before in own[:i]))
+        words = [_expanding(word) for word in sbatch_tokens(run, stage, after, link=link)]
+        # --parsable says `ID` or `ID;CLUSTER`
+        lines += f'{variable}=$({" ".join(words)})\n{variable}=${{{variable}%%;*}} jobs+=("${variable}")\n'
+    return lines
 
 
-def _with_variables(word: str, stage: Stage) -> str:
-    for name in map(_variable, stage.after):
-        word = word.replace(f"@{name}@", f'"${name}"')
-    return word
+def _expanding(word: str) -> str:
+    """A word for bash, in which `@name@` of a dependency is a variable."""
+    if not word.startswith("--dependency"):
+        return shlex.quote(word)
+    return re.sub(r"@(\w+)@", r'"$\1"', word).replace("?", '"?"')
 
 
-def _variable(name: str) -> str:
-    return name.replace("-", "_")
+def _variables(name: str, length: int) -> list[str]:
+    """Names for the ids of a stage's jobs: `train`, or `train_1`, `train_2`, … for a chain."""
+    variable = name.replace("-", "_")
+    return [variable] if length == 1 else [f"{variable}_{i + 1}" for i in range(length)]

@@ -17,8 +17,11 @@ from hpcllm.cluster.user import User, load_user
 from hpcllm.derive.layout import layout
 from hpcllm.derive.setting import Settings
 from hpcllm.derive.settings import settings
+from hpcllm.derive.software import environment_of
 from hpcllm.errors import UserError
 from hpcllm.job.spec import AnyJob, CommandJob
+from hpcllm.launch.architecture import check_architecture
+from hpcllm.launch.chain import chain_length
 from hpcllm.launch.dag_scripts import run_local_sh, submit_sh
 from hpcllm.launch.freeze import Code, code_of, write_code
 from hpcllm.launch.pipeline import Stage, stages
@@ -62,9 +65,12 @@ def render(
     user = load_user() if user is None else user
     scripts = []
     for stage in stages(job):
-        derived = settings(profile, job, layout(profile, job, plan, stage, user, oversubscribe=oversubscribe), user)
+        place = layout(profile, job, plan, stage, user, oversubscribe=oversubscribe)
+        derived = settings(profile, job, place, user)
+        _check_built(profile, job, place.partition)
         scripts.append(_script(run, stage, job, profile, derived, code))
-    _write(run, {**given, **_scripts(run, scripts)}, code)
+    lengths = {stage.name: chain_length(profile, job, plan, stage) for stage in stages(job)}
+    _write(run, {**given, **_scripts(run, scripts, lengths)}, code)
     return run
 
 
@@ -75,7 +81,7 @@ def _script(run: Run, stage: Stage, job: AnyJob, profile: Profile, derived: Sett
     return Script(run, stage, moved, profile, derived, str(code.start(run)), code)
 
 
-def _scripts(run: Run, scripts: list[Script]) -> dict[Path, str]:
+def _scripts(run: Run, scripts: list[Script], lengths: dict[str, int]) -> dict[Path, str]:
     """The text of every script by its path, and of those that drive them."""
     texts = {script.path: script.text() for script in scripts}
     edf = scripts[0].inside.edf() if scripts[0].inside else None
@@ -83,7 +89,7 @@ def _scripts(run: Run, scripts: list[Script]) -> dict[Path, str]:
         texts[run.environment_toml] = edf
     texts[run.run_local_sh] = run_local_sh(run, [script.path.name for script in scripts])
     if scripts[0].for_slurm:
-        texts[run.submit_sh] = submit_sh(run, [script.stage for script in scripts])
+        texts[run.submit_sh] = submit_sh(run, [script.stage for script in scripts], lengths)
     return texts
 
 
@@ -127,6 +133,13 @@ def _check_free(run: Run, resolved: dict[str, Any]) -> None:
             f"--out: {run.root} holds a run of another job ({', '.join(differing[:3])} differ); "
             f"give a new directory, or go on with the old one: hpcllm run {run.root}"
         )
+
+
+def _check_built(profile: Profile, job: AnyJob, partition: str | None) -> None:
+    """What the programs run in starts on these nodes."""
+    environment, _ = environment_of(profile, job)
+    if environment:
+        check_architecture(environment, profile.node_type(partition), profile.node_type_name(partition))
 
 
 def _check_code(run: Run, code: Code | None) -> None:

@@ -20,6 +20,7 @@ from submitit.core import utils
 from submitit.core.core import InfoWatcher
 
 from hpcllm.errors import UserError
+from hpcllm.launch.chain import ALONE, Link
 from hpcllm.launch.dag_scripts import sbatch_tokens
 from hpcllm.launch.logs import log_files
 from hpcllm.launch.pipeline import Stage
@@ -40,6 +41,8 @@ class StageScript:
     stage: Stage
     after: tuple[str, ...] = ()
     """Job ids that must succeed before."""
+    link: Link = ALONE
+    """Which job of a chain it is."""
 
     def __call__(self) -> dict[str, Any]:
         """Run the script in the foreground. Raises submitit's FailedJobError for an exit code that is not 0."""
@@ -142,7 +145,7 @@ class ScriptExecutor(submitit.Executor):
             raise UserError(
                 f"ScriptExecutor: found {script!r}; it submits the scripts of a run directory, no functions"
             )
-        done = slurm(sbatch_tokens(script.run, script.stage, script.after))
+        done = slurm(sbatch_tokens(script.run, script.stage, script.after, link=script.link))
         if done.returncode:
             raise UserError(f"{script.run.script(script.stage.id)}: sbatch refuses it: {done.stderr.strip()}")
         return ScriptJob(script.run.logs, done.stdout.strip().split(";")[0], script)
