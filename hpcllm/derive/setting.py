@@ -91,5 +91,7 @@ class Settings:
     """Commands run once in the run directory before the first write (name is a label, value a shell line)."""
     python_key: str = "software.python"
     """Where the interpreter comes from."""
+    site_python: str = ""
+    """The site's own, for the script's small programs; empty where the stage's own serves."""
     inside: Container | Packed | None = None
     """What the ranks run in, where that takes more than a line."""

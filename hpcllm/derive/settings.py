@@ -11,7 +11,7 @@ from hpcllm.derive.directives import directives
 from hpcllm.derive.environment import environment
 from hpcllm.derive.launcher import launcher
 from hpcllm.derive.setting import Layout, Settings
-from hpcllm.derive.software import inside, python_of, software_lines
+from hpcllm.derive.software import inside, python_of, site_python, software_lines
 from hpcllm.derive.striping import striping
 from hpcllm.job.spec import AnyJob
 
@@ -30,14 +30,16 @@ def settings(
     Raises UserError as `directives` and `python_of` do.
     """
     interpreter, python_key = python_of(profile, job, layout, python, machine)
+    beside = site_python(profile, job, layout, python, machine)
     return Settings(
         layout=layout,
         directives=directives(profile, job, layout, user),
         environment=environment(profile, job, layout),
         launcher=launcher(profile, layout),
-        software=software_lines(profile, job, layout.partition),
+        software=software_lines(profile, job, layout.partition, beside),
         python=interpreter,
         prepare=striping(profile, job),
         python_key=python_key,
+        site_python=beside,
         inside=inside(profile, job, layout.partition),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from hpcllm.cluster.nodes import NodeType
 from hpcllm.cluster.profile import Profile
 from hpcllm.cluster.software import SoftwareEnvironment
 from hpcllm.derive.setting import SETUP, Container, Layout, Packed, Setting
@@ -13,6 +14,7 @@ from hpcllm.job.spec import AnyJob
 THIS_PYTHON = "this"
 PREFIXES = ("venv", "conda")  # a folder whose bin/ comes first on PATH
 PYTHON_OF_IMAGES = "python3"
+MACHINES = {"arm64": "aarch64", "amd64": "x86_64"}  # as other systems than Linux call them
 NODE_DISK = "${TMPDIR:-/tmp}"  # where a profile names no disk of the node's own
 
 # What is given to these runtimes by the script itself; in a profile the bare words stand for "it takes this option".
@@ -38,8 +40,8 @@ def python_of(profile: Profile, job: AnyJob, layout: Layout, python: str, machin
         return environment.python or own, f"{key}.{'python' if environment.python else 'path'}"
     if profile.software.python != THIS_PYTHON:
         return profile.software.python, "software.python"
-    node, machine = profile.node_type(layout.partition), "aarch64" if machine == "arm64" else machine
-    if "architecture" in node.model_fields_set and node.architecture != machine:
+    node = profile.node_type(layout.partition)
+    if _is_foreign(node, machine):
         raise UserError(
             f"software.python: `this` is the interpreter of this machine ({machine}), and "
             f"nodes.{profile.node_type_name(layout.partition)} are {node.architecture}; make an environment on one of "
@@ -48,10 +50,25 @@ def python_of(profile: Profile, job: AnyJob, layout: Layout, python: str, machin
     return python, "software.python"
 
 
-def software_lines(profile: Profile, job: AnyJob, partition: str | None) -> tuple[Setting, ...]:
+def site_python(profile: Profile, job: AnyJob, layout: Layout, python: str, machine: str) -> str:
+    """What runs the script's own small programs on a node, beside an environment of the job's; empty without one."""
+    environment, _ = environment_of(profile, job)
+    if environment is None:
+        return ""
+    if profile.software.python != THIS_PYTHON:
+        return profile.software.python
+    return PYTHON_OF_IMAGES if _is_foreign(profile.node_type(layout.partition), machine) else python
+
+
+def _is_foreign(node: NodeType, machine: str) -> bool:
+    """Whether nodes are said to be of another architecture than this machine."""
+    return "architecture" in node.model_fields_set and node.architecture != MACHINES.get(machine, machine)
+
+
+def software_lines(profile: Profile, job: AnyJob, partition: str | None, site_python: str) -> tuple[Setting, ...]:
     """Shell lines: the modules from a clean slate; then the site's own, which are code; then a Python environment."""
     own = [Setting("setup", line, SETUP, "the site's own lines") for line in profile.software.setup]
-    return (*_modules(profile, job, partition), *own, *_activation(*environment_of(profile, job)))
+    return (*_modules(profile, job, partition), *own, *_activation(*environment_of(profile, job), site_python))
 
 
 def inside(profile: Profile, job: AnyJob, partition: str | None) -> Container | Packed | None:
@@ -90,12 +107,17 @@ def _runtime(profile: Profile, job: AnyJob) -> tuple[str, ...]:
     return found[0].modules if found else ()
 
 
-def _activation(environment: SoftwareEnvironment | None, key: str) -> list[Setting]:
-    if environment is None or environment.kind not in PREFIXES:
+def _activation(environment: SoftwareEnvironment | None, key: str, site_python: str) -> list[Setting]:
+    if environment is None:
         return []
+    python = shlex.quote(site_python)  # its whole path, before another one is the first
+    own = f"SITE_PYTHON=$(command -v {python} || echo {python})"
+    lines = [Setting("site python", own, "software.python", "for this script's own use")]
+    if environment.kind not in PREFIXES:
+        return lines
     prefix, name = shlex.quote(environment.path), "VIRTUAL_ENV" if environment.kind == "venv" else "CONDA_PREFIX"
     path = f"export {name}={prefix} PATH={prefix}/bin:$PATH"
-    lines = [Setting("path", path, f"{key}.path", "its python is the first")]
+    lines.append(Setting("path", path, f"{key}.path", "its python is the first"))
     if environment.kind == "conda":  # what `conda activate` does beside, without a conda on the nodes
         hooks = f'for hook in {prefix}/etc/conda/activate.d/*.sh; do [[ ! -e $hook ]] || source "$hook"; done'
         lines.append(Setting("hooks", hooks, f"{key}.path", "what its packages set"))

@@ -186,6 +186,11 @@ def _environment(script: Script) -> str:
     return _block("environment", [python, *filter(None, [frozen]), *_commented(lines), *_packages(script)])
 
 
+def _python_here(script: Script) -> str:
+    """Of the node itself, for the script's own use: the program's may be in an image, or too old."""
+    return '"$SITE_PYTHON"' if script.settings.site_python else '"$PYTHON"'
+
+
 def _packages(script: Script) -> list[str]:
     """After the job's own variables, of which PYTHONPATH may be one."""
     folders = ":".join(quoted(str(folder)) for folder in (script.code.packages(script.run) if script.code else ()))
@@ -202,7 +207,7 @@ def _export(setting: Setting) -> str:
 def _rendezvous(script: Script) -> str:
     host = '"$(hostname)"' if script.for_slurm else "127.0.0.1"
     port = 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'
-    python = "python3" if script.inside else '"$PYTHON"'  # that of an image is not here
+    python = _python_here(script)
     return _block(
         "rendezvous: this host, where rank 0 starts, and a port that its kernel says is free",
         [f"MASTER_ADDR={host} MASTER_PORT=$({python} -c {shlex.quote(port)})", "export MASTER_ADDR MASTER_PORT"],
@@ -287,7 +292,7 @@ def _afterwards(script: Script) -> str:
         script.is_command,
         script.job.slurm.max_requeues if requeue else 0,
         "job.slurm.max_requeues" if requeue else "scheduler.requeue",
-        "python3" if script.settings.inside else '"$PYTHON"',
+        _python_here(script),
     )
     lines = [removal()] if isinstance(script.settings.inside, Packed) else []
     return _block(f"afterwards: {INTERRUPTED} means interrupted, with everything saved", [*lines, *end.lines()])

@@ -217,7 +217,8 @@ def test_the_container_engine_reads_a_file_that_adds_the_run_to_the_users(tmp_pa
 def test_the_free_port_is_asked_of_the_nodes_own_python(tmp_path: Path) -> None:
     text = text_of(rendered(site(), tmp_path, {"kind": "apptainer", "path": IMAGE}))
 
-    assert "MASTER_PORT=$(python3 -c" in text
+    assert "SITE_PYTHON=$(command -v python3 || echo python3)" in text
+    assert 'MASTER_PORT=$("$SITE_PYTHON" -c' in text
 
 
 def test_a_folder_that_no_image_could_mount_is_refused(tmp_path: Path) -> None:
@@ -282,10 +283,8 @@ def test_a_packed_environment_is_unpacked_used_and_removed(
     nodes = {"cpu": {"cores": 4, "memory": "16GiB", "local_scratch": {"path": str(disk)}}}
     words = ("bash", "-c", 'echo "at $VIRTUAL_ENV"; head -1 "$(command -v tool)"')
     run = rendered(site("local", nodes=nodes), tmp_path, {"kind": "packed", "path": str(path)}, *words)
-    script = run.local_script("30-command")
-    script.write_text(script.read_text().replace('$("$PYTHON" -c', "$(python3 -c"))  # this python is none
 
-    done = subprocess.run(["bash", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", run.local_script("30-command")], capture_output=True, text=True, timeout=60)
 
     assert done.returncode == 0, done.stdout + done.stderr
     place = re.search(r"at (.*)", done.stdout)
@@ -329,6 +328,27 @@ def test_container_takes_the_sites_favourite_runtime(tmp_path: Path) -> None:
     assert container_named("docker://pytorch", profile).kind == "pyxis"
     with pytest.raises(UserError, match="names no container runtime; give software.environment in the job"):
         container_named("docker://pytorch", site())
+
+
+ELF = b"\x7fELF\x02\x01" + bytes(12) + (183).to_bytes(2, "little")
+SIF = b"#!/usr/bin/env run-singularity\n".ljust(32, b"\0") + b"SIF_MAGIC\0" + b"01\0" + b"04\0"
+
+
+@pytest.mark.parametrize(("kind", "header"), [("venv", ELF), ("apptainer", SIF)])
+def test_what_was_built_for_other_nodes_is_refused_before_it_waits_in_the_queue(
+    tmp_path: Path, kind: str, header: bytes
+) -> None:
+    path = tmp_path / "built"
+    file = path / "bin" / "python" if kind == "venv" else path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(header)
+    environment: dict[str, object] = {"kind": kind, "path": str(path)}
+
+    with pytest.raises(UserError, match=r"built was built for aarch64, and nodes\.cpu are x86_64; build it on one"):
+        rendered(site(), tmp_path, environment)
+
+    arm = {"cpu": {"cores": 4, "memory": "16GiB", "architecture": "aarch64"}}
+    assert rendered(site(nodes=arm), tmp_path, environment).root.exists()
 
 
 def test_the_python_that_renders_is_refused_on_nodes_of_another_architecture(tmp_path: Path) -> None:
