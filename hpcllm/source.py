@@ -34,7 +34,7 @@ class Record(BaseModel):
     """A part of a profile or a job: frozen, every key known, units in the names of its fields."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, alias_generator=yaml_key, populate_by_name=True, use_attribute_docstrings=True
+        extra="forbid", frozen=True, alias_generator=yaml_key, populate_by_name=True, defer_build=True
     )
 
     @field_validator("*", mode="before")
