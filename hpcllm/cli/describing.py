@@ -66,7 +66,7 @@ def _profile_show(arguments: argparse.Namespace) -> None:
     elif arguments.json:
         print(profile.model_dump_json(by_alias=True, indent=2))
     elif path is None:
-        from hpcllm.cluster.detect import detected_yaml
+        from hpcllm.cluster.detection.here import detected_yaml
 
         print(detected_yaml(), end="")
     else:
@@ -99,7 +99,7 @@ def _findings(linted: Linted) -> dict[str, Any]:
 
 
 def _profile_detect(arguments: argparse.Namespace) -> None:
-    from hpcllm.cluster.detection import Ask, detected
+    from hpcllm.cluster.detection.ask import Ask, detected
     from hpcllm.run_directory import write_text
 
     if arguments.out and arguments.out.exists():
@@ -115,7 +115,7 @@ def _profile_detect(arguments: argparse.Namespace) -> None:
 
 def _agreed() -> bool:
     """Whether somebody at a terminal lets a job look at a compute node."""
-    from hpcllm.cluster.detection import has_slurm
+    from hpcllm.cluster.detection.ask import has_slurm
 
     if not (sys.stdin.isatty() and sys.stderr.isatty() and has_slurm()):
         return False

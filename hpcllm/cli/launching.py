@@ -121,7 +121,7 @@ def _submit(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from hpcllm.cluster.detect import local_profile, measured
+    from hpcllm.cluster.detection.here import local_profile, measured
     from hpcllm.launch.local import run_local
 
     run = _again(arguments)

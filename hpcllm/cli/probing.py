@@ -39,8 +39,8 @@ def add(profile: Any) -> None:
 
 def _probe(arguments: argparse.Namespace) -> ExitCode:
     from hpcllm.cluster.find import find_profile
-    from hpcllm.cluster.verdicts import verdicts, worst
-    from hpcllm.cluster.written import write_measured
+    from hpcllm.cluster.probe.verdicts import verdicts, worst
+    from hpcllm.cluster.probe.written import write_measured
     from hpcllm.launch.probe import result_of
     from hpcllm.report.probe_table import probe_table
 

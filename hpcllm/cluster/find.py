@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from hpcllm.cluster.detect import local_profile
+from hpcllm.cluster.detection.here import local_profile
 from hpcllm.cluster.profile import Profile, load_profile, profile_folders
 from hpcllm.errors import UserError
 

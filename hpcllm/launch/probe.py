@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpcllm.cluster.probed import Probed, read_probed
+from hpcllm.cluster.probe.found import Probed, read_probed
 from hpcllm.cluster.profile import Profile
 from hpcllm.cluster.user import User
 from hpcllm.derive.layout import choose_partition

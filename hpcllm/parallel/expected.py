@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpcllm.cluster.preferred import preferring_measured
+from hpcllm.cluster.probe.preferred import preferring_measured
 from hpcllm.cluster.profile import Profile, frozen_profile
 from hpcllm.job.spec import AnyJob, Job, ProbeJob, frozen_any_job
 from hpcllm.plan.plan import read_plan

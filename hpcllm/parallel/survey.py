@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from mpi4py import MPI
 
-from hpcllm.cluster.probed import ProbedNode
+from hpcllm.cluster.probe.found import ProbedNode
 from hpcllm.parallel import bandwidth
 from hpcllm.parallel.bandwidth import AllReduce
 from hpcllm.parallel.checks import best_rates

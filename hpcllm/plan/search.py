@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hpcllm.cluster.preferred import preferring_measured
+from hpcllm.cluster.probe.preferred import preferring_measured
 from hpcllm.cluster.profile import Profile
 from hpcllm.cluster.user import NOBODY, User
 from hpcllm.job.spec import Job

@@ -8,8 +8,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from hpcllm.cluster.probed import Probed
-from hpcllm.cluster.verdicts import Verdict, Word
+from hpcllm.cluster.probe.found import Probed
+from hpcllm.cluster.probe.verdicts import Verdict, Word
 
 SHOWN_HOSTS = 8
 _STYLES: dict[Word, str] = {"ok": "green", "slow": "yellow", "broken": "bold red", "not stated": "dim"}

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hpcllm.cluster.probed import Probed
+from hpcllm.cluster.probe.found import Probed
 from hpcllm.cluster.profile import Profile, frozen_profile
 from hpcllm.evaluate.result import commit
 from hpcllm.job.spec import ProbeJob, frozen_any_job

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hpcllm.cluster.probed import Probed, ProbedNode
+from hpcllm.cluster.probe.found import Probed, ProbedNode
 from hpcllm.cluster.profile import Profile
 
 HOSTS = ("n1", "n2", "n3", "n4")

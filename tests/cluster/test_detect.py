@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from hpcllm import source
-from hpcllm.cluster import detect
+from hpcllm.cluster.detection import here as detect
 from hpcllm.cluster.profile import Profile
 
 TWO_SOCKETS = "".join(
@@ -101,6 +101,6 @@ def test_a_folder_with_a_colon_in_its_name_is_described_too(monkeypatch, tmp_pat
 
 
 def test_detecting_needs_no_torch():
-    code = "import sys, hpcllm.cluster.detect as d; d.local_profile(); sys.exit('torch' in sys.modules)"
+    code = "import sys, hpcllm.cluster.detection.here as d; d.local_profile(); sys.exit('torch' in sys.modules)"
 
     subprocess.run([sys.executable, "-c", code], check=True)

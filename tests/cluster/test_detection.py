@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from recorded_clusters import ROCM, node, partition, seen, slurm
 
-from hpcllm.cluster import detection
-from hpcllm.cluster.detection import LOOK, Ask, compose
+from hpcllm.cluster.detection import ask, compose
+from hpcllm.cluster.detection.ask import LOOK, Ask
 from hpcllm.cluster.detection.node import node_of
 from hpcllm.cluster.detection.queue import queue_of
 from hpcllm.cluster.profile import Profile, load_profile
@@ -151,13 +151,13 @@ def test_a_job_that_cannot_run_says_why_and_what_to_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     with pytest.raises(UserError, match=r"Invalid account; name a --partition, an --account"):
-        detection.look_by_job(queue_of(slurm()), Ask(job=True))
+        ask.look_by_job(queue_of(slurm()), Ask(job=True))
 
 
 def test_the_job_asks_for_a_whole_node_with_its_gpus():
-    command = detection.look_command(queue_of(slurm()), Ask(job=True, account="physics"))
+    command = ask.look_command(queue_of(slurm()), Ask(job=True, account="physics"))
 
     assert "--partition=gpu" in command
     assert {"--exclusive", "--gres=gpu:a100:4", "--account=physics"} <= set(command)
     with pytest.raises(UserError, match="this Slurm has gpu, debug, cpu"):
-        detection.look_command(queue_of(slurm()), Ask(job=True, partition="gpus"))
+        ask.look_command(queue_of(slurm()), Ask(job=True, partition="gpus"))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from probed_clusters import HOSTS, probed, profile
 
-from hpcllm.cluster.probed import Probed, read_probed
-from hpcllm.cluster.verdicts import Verdict, judge, verdicts, worst
+from hpcllm.cluster.probe.found import Probed, read_probed
+from hpcllm.cluster.probe.verdicts import Verdict, judge, verdicts, worst
 from hpcllm.errors import HpcllmError
 from hpcllm.run_directory import Run, write_json
 

@@ -10,9 +10,9 @@ import yaml
 from probed_clusters import HOSTS, probed
 
 from hpcllm.cluster.find import find_profile
-from hpcllm.cluster.preferred import preferring_measured
+from hpcllm.cluster.probe.preferred import preferring_measured
+from hpcllm.cluster.probe.written import target_of, write_measured
 from hpcllm.cluster.profile import Profile, load_profile, shipped_profiles
-from hpcllm.cluster.written import target_of, write_measured
 from hpcllm.errors import UserError
 
 TEXT = """\

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import hpcllm
-from hpcllm.cluster.detect import local_profile
+from hpcllm.cluster.detection.here import local_profile
 from hpcllm.cluster.profile import Profile, load_profile, shipped_profiles
 
 DEMO = Path(hpcllm.__file__).parents[1] / "jobs" / "demo.yaml"

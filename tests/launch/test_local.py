@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 from shipped_jobs import demo, described
 
-from hpcllm.cluster.detect import find_mpirun
+from hpcllm.cluster.detection.here import find_mpirun
 from hpcllm.errors import DoesNotFit, HpcllmError, Interrupted, UserError
 from hpcllm.job.spec import CommandJob
 from hpcllm.launch.live_view import DagView

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from hpcllm import cli
-from hpcllm.cluster.detect import local_profile
-from hpcllm.cluster.probed import read_probed
+from hpcllm.cluster.detection.here import local_profile
+from hpcllm.cluster.probe.found import read_probed
 from hpcllm.cluster.profile import Profile, load_profile
 from hpcllm.cluster.user import User
 from hpcllm.errors import ExitCode, HpcllmError

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hpcllm.cluster.detect import local_profile
+from hpcllm.cluster.detection.here import local_profile
 from hpcllm.errors import HpcllmError, Interrupted, UserError
 from hpcllm.job.spec import absolute, frozen_job, load_job
 from hpcllm.launch.key import stage_key

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hpcllm.cluster.detect import local_profile
+from hpcllm.cluster.detection.here import local_profile
 from hpcllm.job.spec import Job, frozen_job
 from hpcllm.launch.key import stage_key
 from hpcllm.launch.pipeline import find_stage

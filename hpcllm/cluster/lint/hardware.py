@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 
 from hpcllm.cluster.accelerators import Accelerator, accelerator
-from hpcllm.cluster.doubt import Doubt, error, warning
 from hpcllm.cluster.fabric import Fabric
+from hpcllm.cluster.lint.doubt import Doubt, error, warning
 from hpcllm.cluster.nodes import Gpus, NodeType, core_numbers
 from hpcllm.cluster.profile import Profile
 from hpcllm.source import FieldPath

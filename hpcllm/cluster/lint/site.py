@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
-from hpcllm.cluster.doubt import Doubt, error, note, warning
-from hpcllm.cluster.preferred import key_of, pairs, value_at
+from hpcllm.cluster.lint.doubt import Doubt, error, note, warning
+from hpcllm.cluster.probe.preferred import key_of, pairs, value_at
 from hpcllm.cluster.profile import Profile
 from hpcllm.cluster.scheduler import Partition
 from hpcllm.cluster.software import Mpi

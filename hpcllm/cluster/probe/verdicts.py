@@ -8,7 +8,7 @@ from typing import Literal
 
 from hpcllm.cluster.accelerators import accelerator
 from hpcllm.cluster.nodes import Gpus
-from hpcllm.cluster.probed import BROKEN_SHARE, SLOW_SHARE, Probed, others
+from hpcllm.cluster.probe.found import BROKEN_SHARE, SLOW_SHARE, Probed, others
 from hpcllm.cluster.profile import Profile
 from hpcllm.units import format_bytes_per_s, format_flops_per_s, format_seconds
 

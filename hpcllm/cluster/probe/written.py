@@ -17,7 +17,7 @@ import yaml
 from hpcllm import source
 from hpcllm.cluster.find import available_profiles
 from hpcllm.cluster.measured import Measured
-from hpcllm.cluster.probed import Probed
+from hpcllm.cluster.probe.found import Probed
 from hpcllm.cluster.profile import Profile, shipped_profiles, user_profiles
 from hpcllm.errors import UserError
 from hpcllm.run_directory import atomic_path

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from hpcllm import source, yaml_text
-from hpcllm.cluster import citations, hardware, site
-from hpcllm.cluster.doubt import Doubt, Severity, note, warning
 from hpcllm.cluster.known import UNKNOWN
+from hpcllm.cluster.lint import citations, hardware, site
+from hpcllm.cluster.lint.doubt import Doubt, Severity, note, warning
 from hpcllm.cluster.profile import Profile, profile_document
 from hpcllm.errors import Problem, SourceError
 from hpcllm.source import FieldPath, Places

@@ -19,8 +19,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hpcllm.cluster.doubt import Doubt, error, warning
 from hpcllm.cluster.known import UNKNOWN
+from hpcllm.cluster.lint.doubt import Doubt, error, warning
 from hpcllm.cluster.profile import Profile
 from hpcllm.source import FieldPath, Places
 

@@ -1,0 +1,1 @@
+"""What `profile probe` found: held against the profile, written into it, and preferred by plans."""
