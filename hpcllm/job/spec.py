@@ -365,7 +365,7 @@ def absolute(job: Job, folder: Path) -> Job:
 def _software_at(folder: Path, software: SoftwareSpec) -> SoftwareSpec:
     """An image may be a name of a registry, so only a path that is there is one."""
     found = software.environment
-    if found is None or not (folder / found.path).exists():
+    if found is None or not (folder / Path(found.path).expanduser()).exists():
         return software
     return software.model_copy(update={"environment": found.model_copy(update={"path": _at(folder, found.path)})})
 

@@ -45,24 +45,33 @@ class Inside:
             "# The user's own, and what the run needs (docs.cscs.ch: mounts are added to those of the base).",
             f"base_environment = {json.dumps(self.container.image)}",
             f"workdir = {json.dumps(self.cwd)}",
-            f"mounts = {json.dumps([*_both(self.folders), *_both(self.container.mounts)])}",
+            f"mounts = {json.dumps([*_same(self.folders), *_both(self.container.mounts)])}",
         ]
         return "\n".join(lines) + "\n"
 
     def mounts(self) -> list[str]:
         """OUTSIDE:INSIDE, as words for bash. The site's and the user's may hold variables."""
-        return [*map(quoted, _both(self.folders)), *map(expanding, _both(self.container.mounts))]
+        return [*map(quoted, _same(self.folders)), *map(expanding, _both(self.container.mounts))]
 
     def options(self) -> list[str]:
         """The site's; plain variables in them are the node's."""
         return [expanding(word) if "$" in word else quoted(word) for word in self.container.options]
 
 
-def _both(folders: tuple[str, ...]) -> list[str]:
+def _same(folders: tuple[str, ...]) -> list[str]:
+    """Ours, by the same path inside as outside."""
     for folder in folders:
-        if "," in folder or folder.count(":") > 1 + folder.endswith((":ro", ":rw")):
+        if {",", ":"} & set(folder):
             raise UserError(f"{folder}: cannot be mounted into an image; expected a path without commas and colons")
-    return [folder if ":" in folder else f"{folder}:{folder}" for folder in folders]
+    return [f"{folder}:{folder}" for folder in folders]
+
+
+def _both(mounts: tuple[str, ...]) -> list[str]:
+    """The site's and the user's: PATH or PATH:INSIDE."""
+    for mount in mounts:
+        if "," in mount:
+            raise UserError(f"software.environment.mounts: found {mount!r}; expected a path without commas")
+    return [mount if ":" in mount else f"{mount}:{mount}" for mount in mounts]
 
 
 def _apptainer(inside: Inside) -> list[str]:
@@ -86,7 +95,7 @@ def _shifter(inside: Inside) -> list[str]:
 
 
 def _pyxis(inside: Inside) -> list[str]:
-    mounts = [*map(in_double_quotes, _both(inside.folders)), *map(expanding, _both(inside.container.mounts))]
+    mounts = [*map(in_double_quotes, _same(inside.folders)), *map(expanding, _both(inside.container.mounts))]
     return [
         f"--container-image={quoted(inside.container.image)}",
         f'"--container-mounts={",".join(mount[1:-1] for mount in mounts)}"',

@@ -9,14 +9,15 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from shipped_jobs import described
+from shipped_jobs import demo, described
 
 from hpcllm.cluster.profile import Profile
 from hpcllm.cluster.user import User
 from hpcllm.errors import UserError
-from hpcllm.job.spec import CommandJob
+from hpcllm.job.spec import CommandJob, SoftwareSpec, absolute
 from hpcllm.launch.render import render
 from hpcllm.launch.software import container_named, environment_at
+from hpcllm.plan.search import search
 from hpcllm.run_directory import Run
 
 IMAGE = "/shared/my images/torch.sif"
@@ -221,11 +222,50 @@ def test_the_free_port_is_asked_of_the_nodes_own_python(tmp_path: Path) -> None:
     assert 'MASTER_PORT=$("$SITE_PYTHON" -c' in text
 
 
-def test_a_folder_that_no_image_could_mount_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a,b").mkdir()
+@pytest.mark.parametrize("name", ["a,b", "a:b"])
+def test_a_folder_that_no_image_could_mount_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
 
-    with pytest.raises(UserError, match="cannot be mounted into an image"):
-        rendered(site(), tmp_path / "a,b", {"kind": "apptainer", "path": IMAGE})
+    with pytest.raises(UserError, match="cannot be mounted into an image|expected a path without"):
+        rendered(site(), tmp_path / name, {"kind": "apptainer", "path": IMAGE})
+
+
+def test_what_a_copy_of_the_code_links_to_is_mounted_too(tmp_path: Path) -> None:
+    (tmp_path / "code").mkdir()
+    subprocess.run(["git", "init", "-q", tmp_path / "code"], check=True)
+
+    found = inside(tmp_path, "apptainer")
+
+    run, code = tmp_path / "run", tmp_path / "code"
+    assert f"--bind {run}:{run} --bind {code}:{code} --pwd {run}/env/command " in found
+
+
+def test_a_path_in_a_job_file_starts_at_the_file_and_a_name_of_a_registry_stays(tmp_path: Path) -> None:
+    (tmp_path / "torch.sif").touch()
+
+    def path_of(written: str) -> str:
+        software = {"environment": {"kind": "apptainer", "path": written}}
+        job = demo().model_copy(update={"software": SoftwareSpec.model_validate(software)})
+        found = absolute(job, tmp_path).software.environment
+        assert found
+        return found.path
+
+    assert path_of("torch.sif") == f"{tmp_path}/torch.sif"
+    assert path_of("docker://pytorch/pytorch") == "docker://pytorch/pytorch"
+
+
+def test_the_stages_of_the_pipeline_run_in_it_too(tmp_path: Path) -> None:
+    job = demo().model_copy(
+        update={"software": SoftwareSpec.model_validate({"environment": {"kind": "apptainer", "path": IMAGE}})}
+    )
+    profile = site()
+
+    run = render(profile, None, job, None, search(profile, job), tmp_path / "run", user=User())
+
+    for name in ("10-tokenizer", "30-train"):
+        text = run.script(name).read_text()
+        assert f"apptainer exec --bind {run.root}:{run.root} --pwd {run.root} '{IMAGE}' )" in section(text, "image")
+        assert "PYTHON=python3  # job.software.environment.path" in text
 
 
 SHIM = """\
