@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hpcllm.errors import HpcllmError, UserError
+from hpcllm.launch.chain import SEPARATOR
 from hpcllm.launch.slurm import slurm
 from hpcllm.launch.states import STATES
 from hpcllm.launch.track import submitted
@@ -55,7 +56,8 @@ class _Start:
 
 def efficiency(run: Run) -> list[Use]:
     """What every submitted stage used so far. Raises HpcllmError where no accounting tells."""
-    stage_of = {job_id: stage for stage, ids in submitted(run).items() for job_id in ids}
+    entries = [(entry, stage) for stage, found in submitted(run).items() for entry in found]
+    stage_of = {job_id: stage for entry, stage in entries for job_id in entry.split(SEPARATOR)}
     if not stage_of:
         raise UserError(f"{run.root}: nothing of it was submitted to Slurm; hpcllm submit {run.root}")
     command = [

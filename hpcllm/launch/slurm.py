@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hpcllm.errors import UserError
+from hpcllm.launch.chain import SEPARATOR
 from hpcllm.launch.states import ALIVE, STATES, State
 
 COMMAND_TIMEOUT_S = 30.0
@@ -75,8 +76,16 @@ def query(job_ids: Sequence[str]) -> dict[str, SlurmJob]:
 def ask(job_ids: Sequence[str]) -> Answer:
     """Every source once, and each only where the ones before left something open.
 
-    An id is a job's, `12`, an array's, also `12`, which stands for all of its tasks, or one task's, `12_3`.
+    An id is a job's, `12`, an array's, also `12`, which stands for all of its tasks, one task's, `12_3`, or a chain's,
+    `12:13:14`, which stands for that of its jobs that says how far it is.
     """
+    links = {job_id: job_id.split(SEPARATOR) for job_id in job_ids}
+    answer = _ask(list(dict.fromkeys(one for ids in links.values() for one in ids)))
+    known = {job_id: [answer.jobs[one] for one in ids if one in answer.jobs] for job_id, ids in links.items()}
+    return replace(answer, jobs={job_id: _of_chain(jobs) for job_id, jobs in known.items() if jobs})
+
+
+def _ask(job_ids: Sequence[str]) -> Answer:
     queue, silence = _squeue(job_ids)
     jobs = {job.job_id: job for job in queue}
     found = _pick(job_ids, jobs)
@@ -294,3 +303,14 @@ def _whole(job_id: str, tasks: Sequence[SlurmJob]) -> SlurmJob:
         reason=f"task {shown.job_id.partition('_')[2]}" if wrong and not alive else shown.reason,
         tasks=f"{len(done)}/{len(tasks)} tasks",
     )
+
+
+# ---- chains ----------------------------------------------------------------------------------------------------------
+
+
+def _of_chain(jobs: Sequence[SlurmJob]) -> SlurmJob:
+    """The job of a chain that says how far it is: the one done, running or next, else the last begun."""
+    in_turn = [job for job in jobs if job.state == "done"] or [job for job in jobs if job.state == "running"]
+    if found := in_turn or [job for job in jobs if job.state in ALIVE]:
+        return found[0]
+    return next((job for job in reversed(jobs) if job.start_s is not None), jobs[-1])

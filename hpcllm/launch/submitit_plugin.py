@@ -20,7 +20,7 @@ from submitit.core import utils
 from submitit.core.core import InfoWatcher
 
 from hpcllm.errors import UserError
-from hpcllm.launch.chain import ALONE, Link
+from hpcllm.launch.chain import ALONE, SEPARATOR, Link
 from hpcllm.launch.dag_scripts import sbatch_tokens
 from hpcllm.launch.logs import log_files
 from hpcllm.launch.pipeline import Stage
@@ -83,7 +83,6 @@ class ScriptWatcher(InfoWatcher):
 class ScriptJob(submitit.Job[dict[str, Any]]):
     """A stage's Slurm job, as submitit hands it out."""
 
-    _cancel_command = "scancel"
     watcher = ScriptWatcher(delay_s=60)
 
     def __init__(self, folder: Path | str, job_id: str, script: StageScript) -> None:
@@ -98,6 +97,12 @@ class ScriptJob(submitit.Job[dict[str, Any]]):
     def done(self, force_check: bool = False) -> bool:
         """Whether the job has ended, by Slurm's word."""
         return self.watcher.is_done(self.job_id, mode="force" if force_check else "standard")
+
+    def cancel(self, check: bool = True) -> None:
+        """Cancel it; of a chain the last job first, or the next one would begin. Raises CalledProcessError."""
+        done = slurm(["scancel", *reversed(self.job_id.split(SEPARATOR))])
+        if check:
+            done.check_returncode()
 
     def _get_outcome_and_result(self) -> tuple[str, Any]:
         """submitit waits for a pickle here; ours is the stage's record, or the end of its log."""

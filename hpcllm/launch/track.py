@@ -14,9 +14,10 @@ from typing import Any
 
 from hpcllm.errors import HpcllmError
 from hpcllm.job.spec import frozen_any_job
+from hpcllm.launch.chain import rest_of_chain
 from hpcllm.launch.failure import first_failure
 from hpcllm.launch.key import is_current
-from hpcllm.launch.logs import last_words, log_files, progress_in, tail
+from hpcllm.launch.logs import earlier_attempts, last_words, log_files, progress_in, tail
 from hpcllm.launch.pipeline import Stage, find_stage, stages
 from hpcllm.launch.process import writer_lives
 from hpcllm.launch.slurm import Answer, SlurmJob, ask, slurm
@@ -51,6 +52,8 @@ class StageStatus:
     """When Slurm expects a pending job to begin, where it says so."""
     restarts: int = 0
     """How often Slurm has started its job again."""
+    earlier: tuple[str, ...] = ()
+    """How its attempts before this one ended, oldest first, by their logs: `preempted`, `interrupted`."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +81,13 @@ def look(run: Run) -> RunStatus:
     for stage in rows:
         before = [found[name] for name in stage.after if found[name].state != "done"]
         now = _status_of(run, stage, job_ids.get(stage.name), answer, before)
-        found[stage.name] = _out_of_date(run, stage, now) if _is_outdated(run, stage, now) else now
+        now = _out_of_date(run, stage, now) if _is_outdated(run, stage, now) else now
+        found[stage.name] = replace(now, earlier=earlier_attempts(run, stage.id))
     return RunStatus(tuple(found.values()), answer.silence)
 
 
 def submitted(run: Run) -> dict[str, list[str]]:
-    """The Slurm job ids of each stage, oldest first (jobs.json)."""
+    """The Slurm job ids of each stage, oldest first (jobs.json); several jobs in turn are a chain, `5:6:7`."""
     jobs: dict[str, list[str]] = read_json(run.jobs_json) if run.jobs_json.exists() else {}
     return jobs
 
@@ -95,7 +99,9 @@ def cancel(run: Run, stage_name: str | None = None) -> str:
     """
     meant = _with_all_after(run, stage_name)
     alive = [found for found in status(run) if found.state in ALIVE and found.stage in meant]
-    job_ids = list(dict.fromkeys(found.job_id for found in alive if found.job_id))
+    before = submitted(run)
+    chains = [rest_of_chain(found.job_id, before.get(found.stage, [])) for found in alive if found.job_id]
+    job_ids = list(dict.fromkeys(one for chain in chains for one in reversed(chain)))  # or the next one would begin
     if job_ids:
         done = slurm(["scancel", *job_ids])
         if done.returncode:
@@ -210,8 +216,6 @@ def _why(run: Run, stage: Stage, job: SlurmJob, state: State, record: dict[str, 
     if state in ("pending", "stuck"):
         row = wait_of(job.reason)
         return f"{job.reason}: {row.means}" if row else job.reason
-    if state == "running" and job.restarts:
-        return f"started again {job.restarts} times" if job.restarts > 1 else "started again once"
     if state in (*ALIVE, "done"):
         return ""
     if state == "cancelled":
