@@ -21,6 +21,7 @@ class Afterwards:
     ranks_per_node: int
     for_slurm: bool
     is_command: bool
+    is_training: bool
     max_requeues: int
     key: str
     """Where that number comes from."""
@@ -33,7 +34,8 @@ class Afterwards:
             (_BAD_NODES, self.for_slurm),
             (_OWN_CODE, self.for_slurm),
             (_WARNED, self.is_command),
-            (_PREEMPTED, self.for_slurm and self.is_command),
+            (_TOO_EARLY, self.is_training),
+            (_PREEMPTED, self.for_slurm),
             (_LOST_NODE, self.for_slurm),
             (_REQUEUE, self.for_slurm),
             ('exit "$code"', True),
@@ -63,6 +65,10 @@ if ((code > 75)) && grep -qE '^srun: error: .*: tasks? .*: Exited with exit code
 
 _WARNED = """\
 if [[ $code != 0 && -n $warned ]]; then code=75; fi  # it ended after its warning"""
+
+# Other stages begin again from nothing: one that its time limit ends would only meet it again.
+_TOO_EARLY = """\
+if ((code > 128)) && [[ -n $warned ]]; then code=75; fi  # warned before its ranks could hear it"""
 
 # squeue says N/A where a job is not being preempted.
 _PREEMPTED = """\

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
+from hpcllm.launch.bad_nodes import bad_nodes, excluded
 from hpcllm.launch.chain import ALONE, SEPARATOR, Link, dependency
 from hpcllm.launch.pipeline import Stage
 from hpcllm.run_directory import Run
@@ -16,12 +18,20 @@ def sbatch_tokens(
 ) -> list[str]:
     """The one command that hands a stage to Slurm, whoever gives it. `after`: ids of jobs that must succeed before.
 
+    Nodes that an earlier attempt found bad are left out, beside those that the script itself leaves out.
     A job whose dependency can no longer come true is cancelled, instead of waiting in the queue for ever.
     """
     needed = dependency(after, link)
     waits = [f"--dependency={needed}", "--kill-on-invalid-dep=yes"] if needed else []
     mode = ["--test-only"] if test_only else ["--parsable", *waits]
-    return ["sbatch", *mode, str(run.script(stage.id)), *link.arguments]
+    exclude = [f"--exclude={excluded(run, _left_out(run.script(stage.id)))}"] if bad_nodes(run) else []
+    return ["sbatch", *mode, *exclude, str(run.script(stage.id)), *link.arguments]
+
+
+def _left_out(script: Path) -> str:
+    """What a script's own directive leaves out, which the command line would replace."""
+    found = re.search(r'^#SBATCH --exclude="?([^"\s]+)', script.read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1] if found else ""
 
 
 def trial_tokens(directives: Sequence[str]) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from hpcllm.errors import HpcllmError
 from hpcllm.job.spec import frozen_any_job
 from hpcllm.launch.failure import first_failure
 from hpcllm.launch.pipeline import find_stage, stages
+from hpcllm.launch.states import state_in
 from hpcllm.progress import Progress
 from hpcllm.run_directory import Run
 
@@ -43,6 +45,19 @@ def last_words(run: Run, stage_id: str) -> str:
     """The end of the latest attempt's log; nothing where there is none."""
     paths = log_files(run, stage_id)
     return tail(paths[-1]) if paths else ""
+
+
+def earlier_attempts(run: Run, stage_id: str) -> tuple[str, ...]:
+    """How each attempt before the latest ended, oldest first: `preempted`, `node failure`, `interrupted`, `failed`."""
+    return tuple(_end_of(tail(path)) for path in log_files(run, stage_id)[:-1])
+
+
+def _end_of(log: str) -> str:
+    """By what Slurm wrote into it, else by what its script wrote at the end; a killed one says nothing."""
+    said = re.search(r"^interrupted(?:: back into the queue)?", log, re.MULTILINE)
+    lost = re.search(r"^lost (\S+)$", log, re.MULTILINE)
+    by_slurm = state_in(log) if re.search(r"DUE TO (PREEMPTION|NODE FAILURE|TIME LIMIT)", log) else None
+    return by_slurm or ("node failure" if lost else "interrupted" if said else "failed" if log else "killed")
 
 
 def tail(path: Path, most_bytes: int = TAIL_BYTES) -> str:

@@ -19,6 +19,7 @@ from hpcllm.derive.setting import SETUP, Container, Packed, Setting, Settings
 from hpcllm.errors import ExitCode, UserError
 from hpcllm.job.spec import AnyJob, CommandJob
 from hpcllm.launch.afterwards import Afterwards
+from hpcllm.launch.chain import can_chain
 from hpcllm.launch.container import BY_SRUN, Inside
 from hpcllm.launch.freeze import Code
 from hpcllm.launch.packed import PYTHON as PACKED_PYTHON
@@ -81,6 +82,7 @@ class Script:
             _header(self),
             _directives(self) if self.for_slurm else "",
             _start(self),
+            _chain(self) if can_chain(self.profile, self.stage) else "",
             _software(self),
             _environment(self),
             _rendezvous(self) if self.is_command else "",
@@ -133,7 +135,6 @@ def _start(script: Script) -> str:
     log = f"$RUN/logs/{script.stage.id}.$attempt.log"
     tee = 'exec > >(tee -i -- "$log") 2>&1'
     output = f'if [[ -n ${{HPCLLM_FOREGROUND:-}} ]]; then {tee}; else exec >"$log" 2>&1; fi'
-    warned = "warned=1 " if script.is_command else ""
     forward = '[[ -z $child ]] || kill -s "$signal" "$child" 2>/dev/null || true'
     return "\n".join(
         [
@@ -146,10 +147,16 @@ def _start(script: Script) -> str:
             f"log={log}",
             output if script.for_slurm else tee,
             "# USR2 comes before the time limit, TERM when the job is stopped; both go to the ranks, which save.",
-            "child='' again='' code=0" + (" warned=''" if warned else ""),
-            f"trap '{warned}again=1; {forward}' USR2 TERM",
+            "child='' again='' warned='' code=0",
+            f"trap 'warned=1 again=1; {forward}' USR2 TERM",
         ]
     )
+
+
+def _chain(script: Script) -> str:
+    """Of several jobs of one stage, each begins after one that ended without success."""
+    title = "chain: this is job $1 of $2, each after one that was interrupted  # scheduler.requeue"
+    return _block(title, [_LINK.replace("@ID@", script.stage.id)])
 
 
 def _software(script: Script) -> str:
@@ -290,6 +297,7 @@ def _afterwards(script: Script) -> str:
         script.settings.layout.ranks_per_node,
         script.for_slurm,
         script.is_command,
+        script.stage.name == "train",
         script.job.slurm.max_requeues if requeue else 0,
         "job.slurm.max_requeues" if requeue else "scheduler.requeue",
         _python_here(script),

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpcllm.cluster.profile import frozen_profile
+from hpcllm.launch.bad_nodes import bad_nodes
 from hpcllm.launch.efficiency import Use
 from hpcllm.launch.purge import purge_warning
 from hpcllm.launch.states import ALIVE, State
@@ -130,7 +131,8 @@ def _below(run: Run, now: RunStatus) -> list[str]:
         if stage.advice:
             stages_of.setdefault(stage.advice, []).append(stage.stage)
     advice = [f"{', '.join(names)}: {text}" for text, names in stages_of.items()]
-    return [*advice, *filter(None, [_silence(now), purge_warning(run, frozen_profile(run))])]
+    left_out = [f"left out: {bad.node}, {bad.why} (attempt {bad.attempt})" for bad in bad_nodes(run)]
+    return [*advice, *left_out, *filter(None, [_silence(now), purge_warning(run, frozen_profile(run))])]
 
 
 def _silence(now: RunStatus) -> str:
@@ -141,7 +143,14 @@ def _said(stage: StageStatus) -> str:
     """How far it is, or why it waits or ended."""
     also = f"also after {', '.join(stage.after[:-1])}" if stage.state == "waiting" and len(stage.after) > 1 else ""
     begins = f"begins about {_clock(stage.expected_start)}" if stage.expected_start else ""
-    return "; ".join(filter(None, [stage.progress, begins, stage.reason, also]))
+    return "; ".join(filter(None, [stage.progress, begins, stage.reason, also, _again(stage)]))
+
+
+def _again(stage: StageStatus) -> str:
+    """Why this is not its first attempt: `attempt 3, after preempted, interrupted`."""
+    if not stage.earlier:
+        return ""
+    return f"attempt {len(stage.earlier) + 1}, after {', '.join(stage.earlier)}"
 
 
 def _percent(fraction: float | None) -> str:

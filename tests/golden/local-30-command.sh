@@ -12,7 +12,7 @@ while [[ -e "$RUN/logs/30-command.$attempt.log" ]]; do attempt=$((attempt + 1));
 log=$RUN/logs/30-command.$attempt.log
 exec > >(tee -i -- "$log") 2>&1
 # USR2 comes before the time limit, TERM when the job is stopped; both go to the ranks, which save.
-child='' again='' code=0 warned=''
+child='' again='' warned='' code=0
 trap 'warned=1 again=1; [[ -z $child ]] || kill -s "$signal" "$child" 2>/dev/null || true' USR2 TERM
 
 # ---- software

@@ -12,8 +12,8 @@ while [[ -e "$RUN/logs/30-train.$attempt.log" ]]; do attempt=$((attempt + 1)); d
 log=$RUN/logs/30-train.$attempt.log
 exec > >(tee -i -- "$log") 2>&1
 # USR2 comes before the time limit, TERM when the job is stopped; both go to the ranks, which save.
-child='' again='' code=0
-trap 'again=1; [[ -z $child ]] || kill -s "$signal" "$child" 2>/dev/null || true' USR2 TERM
+child='' again='' warned='' code=0
+trap 'warned=1 again=1; [[ -z $child ]] || kill -s "$signal" "$child" 2>/dev/null || true' USR2 TERM
 
 # ---- software
 set -u  # not before: sites' own scripts read variables that are not set
@@ -43,4 +43,5 @@ if ((code == 0)); then
 fi
 
 # ---- afterwards: 75 means interrupted, with everything saved
+if ((code > 128)) && [[ -n $warned ]]; then code=75; fi  # warned before its ranks could hear it
 exit "$code"
