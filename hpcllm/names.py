@@ -3,6 +3,7 @@
 Word           an account, a partition, a path: no white space
 Directives     options of sbatch by their long name, each one line
 Environment    variables by a name that a shell accepts
+Argument       a word of a command: any text that a program can be given
 """
 
 from __future__ import annotations
@@ -37,12 +38,15 @@ def _variable(name: str) -> str:
     return name
 
 
-def _without_nul(text: str) -> str:
+def _passable(text: str) -> str:
     if "\0" in text:
-        raise ValueError("found a NUL character; an environment cannot hold one")
+        raise ValueError("found a NUL character; no program can be given one")
+    if re.search(r"[\ud800-\udfff]", text):  # what Python makes of other bytes
+        raise ValueError(f"found {text!r}; expected UTF-8")
     return text
 
 
 Word = Annotated[str, AfterValidator(_word)]
 Directives = dict[Annotated[str, AfterValidator(_option)], Annotated[str, AfterValidator(_one_line)]]
-Environment = dict[Annotated[str, AfterValidator(_variable)], Annotated[str, AfterValidator(_without_nul)]]
+Environment = dict[Annotated[str, AfterValidator(_variable)], Annotated[str, AfterValidator(_passable)]]
+Argument = Annotated[str, AfterValidator(_passable)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shlex
 import sys
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from hpcllm.job.spec import CommandJob, Job
     from hpcllm.plan.plan import Plan
     from hpcllm.run_directory import Run
+
+COMMAND_LINE = "the command line"
 
 AnyJobT = TypeVar("AnyJobT", "Job", "CommandJob")
 
@@ -194,20 +197,23 @@ def _warn_of_code(run: Run, job: Job | CommandJob) -> None:
 
 def _job(arguments: argparse.Namespace) -> Job | CommandJob:
     from hpcllm.job.spec import CommandJob, load_job
+    from hpcllm.source import check
 
     if (arguments.job is None) == (not arguments.command):
         raise UserError("expected a job file, or a program behind --, such as: -- python train.py")
     if arguments.job is not None:
         return _with_resources(load_job(arguments.job), arguments)
     command = tuple(arguments.command)
-    script = next((word for word in command if Path(word).is_file()), command[0])  # train.py, rather than python
-    name = arguments.name or Path(script).stem or "command"
-    freeze = not arguments.no_freeze
-    return _with_resources(CommandJob(name=name[:100], command=command, freeze=freeze), arguments)
+    script = next((word for word in command if os.path.isfile(word)), command[0])  # train.py, rather than python
+    of_script = re.sub(r"[^\w.+-]+", "-", Path(script).stem).lstrip(".-")[:100]
+    given = {"name": arguments.name or of_script or "command", "command": command, "freeze": not arguments.no_freeze}
+    return _with_resources(check(given, CommandJob, COMMAND_LINE, {}), arguments)
 
 
 def _with_resources(job: AnyJobT, arguments: argparse.Namespace) -> AnyJobT:
     """The job with what the command line says of nodes, time and queue."""
+    from hpcllm.job.spec import SlurmSpec
+    from hpcllm.source import check
     from hpcllm.units import parse_seconds
 
     try:
@@ -225,7 +231,7 @@ def _with_resources(job: AnyJobT, arguments: argparse.Namespace) -> AnyJobT:
     return job.model_copy(
         update={
             "resources": job.resources.model_copy(update=_given(resources)),
-            "slurm": job.slurm.model_copy(update=_given(slurm)),
+            "slurm": check({**job.slurm.model_dump(), **_given(slurm)}, SlurmSpec, COMMAND_LINE, {}),
             "software": job.software.model_copy(update=_given(software)),
         }
     )
