@@ -74,6 +74,23 @@ def call(capsys, *argv):
     return code, captured.out, captured.err
 
 
+@pytest.mark.parametrize(
+    ("option", "word", "said"),
+    [
+        ("--env", "nowhere", "expected a venv, a conda environment, or an archive"),
+        ("--container", "x.sif", "no container"),
+    ],
+)
+def test_an_environment_that_cannot_be_is_told_before_anything_is_written(capsys, tmp_path, option, word, said):
+    out = tmp_path / "run"
+
+    code, _, err = call(capsys, "render", "--cluster", "slurm-lab", option, word, "--out", str(out), "--", "true")
+
+    assert code == ExitCode.USER_MISTAKE
+    assert said in err
+    assert not out.exists()
+
+
 def test_a_missing_job_file_is_named(capsys, tmp_path):
     code, _, err = call(capsys, "plan", str(tmp_path / "none.yaml"))
 

@@ -21,6 +21,7 @@ GIT_TIMEOUT_S = 10.0
 MOST_BYTES = 256 * 2**20  # of a copy
 MOST_FILES = 20_000
 UNTRACKED_BYTES = 2**20  # larger ones are data, not code
+FOR_GIT_APPLY = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv")
 NEVER_LINKED = ("__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache")  # written beside the code, and made anew
 
 
@@ -52,9 +53,10 @@ class Code:
 
     def moved(self, word: str, run: Run) -> str:
         """A word of the command: the absolute path of a copied file becomes that of its copy."""
-        if self.root is None or self.in_place or not word.startswith(f"{self.root}/"):
+        if self.root is None or self.in_place or not word.startswith("/"):
             return word
-        inside = word.removeprefix(f"{self.root}/")
+        path = Path(word).parent.resolve() / Path(word).name  # a home is often reached by a link
+        inside = str(path.relative_to(self.root)) if path.is_relative_to(self.root) else ""
         return str(run.command / inside) if inside in self.files else word
 
     def packages(self, run: Run) -> list[Path]:
@@ -119,11 +121,9 @@ def code_of(cwd: Path, out: Path, freeze: bool = True) -> Code:
     if top is None:
         return Code(cwd, in_place="git knows no working tree there")
     root = Path(_text(top).rstrip("\n"))
-    commit, branch = (
-        _git(root, "rev-parse", "--verify", "-q", "HEAD"),
-        _git(root, "symbolic-ref", "-q", "--short", "HEAD"),
-    )
-    diff = _git(root, "diff", "--binary", "HEAD") if commit else b""
+    commit = _git(root, "rev-parse", "--verify", "-q", "HEAD")
+    branch = _git(root, "symbolic-ref", "-q", "--short", "HEAD")
+    diff = _git(root, "diff", *FOR_GIT_APPLY, "HEAD") if commit else b""
     listed = _listed(root, out.resolve())
     code = Code(cwd, root, _word(commit), _word(branch), diff or b"")
     if listed is None:
@@ -211,7 +211,7 @@ def _shown(name: str) -> str:
 
 def _git(folder: Path, *arguments: str) -> bytes | None:
     """What git says; None when it is not there, refuses, or takes too long."""
-    command = ["git", "-C", str(folder), *arguments]
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, timeout=GIT_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -117,6 +117,15 @@ def test_a_program_named_by_its_whole_path_is_the_copy(project: Path, tmp_path: 
     assert f"{run.command}/train.py '{project}/data/corpus.txt'" in script(run)
 
 
+def test_a_link_to_the_project_leads_to_the_copy_too(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "home").symlink_to(project)
+
+    run = rendered(tmp_path / "home", tmp_path / "run", "python", str(tmp_path / "home" / "train.py"))
+
+    assert f"cd -- {run.command}\n" in script(run)
+    assert f"python {run.command}/train.py" in script(run)
+
+
 def test_a_project_installed_for_editing_is_imported_from_the_copy(project: Path, tmp_path: Path) -> None:
     assert "PYTHONPATH=/" not in script(rendered(project, tmp_path / "plain"))
     (project / "pyproject.toml").write_text("")
