@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hpcllm.launch.chain import NEXT
+
 
 @dataclass(frozen=True)
 class Afterwards:
@@ -27,6 +29,8 @@ class Afterwards:
     """Where that number comes from."""
     python: str = '"$PYTHON"'
     """One of this machine: the program's own may be in an image."""
+    is_chained: bool = False
+    """Whether another job may stand in the queue to go on, since the site starts none again."""
 
     def lines(self) -> list[str]:
         """The lines of bash, of which the last exits."""
@@ -37,7 +41,7 @@ class Afterwards:
             (_TOO_EARLY, self.is_training),
             (_PREEMPTED, self.for_slurm),
             (_LOST_NODE, self.for_slurm),
-            (_REQUEUE, self.for_slurm),
+            (NEXT if self.is_chained else _REQUEUE, self.for_slurm),
             ('exit "$code"', True),
         )
         return [self._filled(piece) for piece, wanted in pieces if wanted]

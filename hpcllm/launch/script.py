@@ -19,7 +19,7 @@ from hpcllm.derive.setting import SETUP, Container, Packed, Setting, Settings
 from hpcllm.errors import ExitCode, UserError
 from hpcllm.job.spec import AnyJob, CommandJob
 from hpcllm.launch.afterwards import Afterwards
-from hpcllm.launch.chain import can_chain
+from hpcllm.launch.chain import LINK, can_chain
 from hpcllm.launch.container import BY_SRUN, Inside
 from hpcllm.launch.freeze import Code
 from hpcllm.launch.packed import PYTHON as PACKED_PYTHON
@@ -156,7 +156,7 @@ def _start(script: Script) -> str:
 def _chain(script: Script) -> str:
     """Of several jobs of one stage, each begins after one that ended without success."""
     title = "chain: this is job $1 of $2, each after one that was interrupted  # scheduler.requeue"
-    return _block(title, [_LINK.replace("@ID@", script.stage.id)])
+    return _block(title, [LINK.replace("@ID@", script.stage.id)])
 
 
 def _software(script: Script) -> str:
@@ -301,6 +301,7 @@ def _afterwards(script: Script) -> str:
         script.job.slurm.max_requeues if requeue else 0,
         "job.slurm.max_requeues" if requeue else "scheduler.requeue",
         _python_here(script),
+        is_chained=can_chain(script.profile, script.stage),
     )
     lines = [removal()] if isinstance(script.settings.inside, Packed) else []
     return _block(f"afterwards: {INTERRUPTED} means interrupted, with everything saved", [*lines, *end.lines()])
