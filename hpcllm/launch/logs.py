@@ -9,7 +9,6 @@ from hpcllm.errors import HpcllmError
 from hpcllm.job.spec import frozen_any_job
 from hpcllm.launch.failure import first_failure
 from hpcllm.launch.pipeline import find_stage, stages
-from hpcllm.launch.states import state_in
 from hpcllm.progress import Progress
 from hpcllm.run_directory import Run
 
@@ -48,16 +47,22 @@ def last_words(run: Run, stage_id: str) -> str:
 
 
 def earlier_attempts(run: Run, stage_id: str) -> tuple[str, ...]:
-    """How each attempt before the latest ended, oldest first: `preempted`, `node failure`, `interrupted`, `failed`."""
+    """How each attempt before the latest ended, oldest first: a word of _ENDS, or `failed`."""
     return tuple(_end_of(tail(path)) for path in log_files(run, stage_id)[:-1])
 
 
+# By what Slurm wrote into a log, then what preflight did, then its script.
+_ENDS = (
+    ("preempted", re.compile(r"DUE TO PREEMPTION")),
+    ("node failure", re.compile(r"DUE TO NODE FAILURE|^lost ", re.MULTILINE)),
+    ("timeout", re.compile(r"DUE TO TIME LIMIT")),
+    ("preflight", re.compile(r"^(\d+: )?preflight: not fit to start", re.MULTILINE)),
+    ("interrupted", re.compile(r"^interrupted", re.MULTILINE)),
+)
+
+
 def _end_of(log: str) -> str:
-    """By what Slurm wrote into it, else by what its script wrote at the end; a killed one says nothing."""
-    said = re.search(r"^interrupted(?:: back into the queue)?", log, re.MULTILINE)
-    lost = re.search(r"^lost (\S+)$", log, re.MULTILINE)
-    by_slurm = state_in(log) if re.search(r"DUE TO (PREEMPTION|NODE FAILURE|TIME LIMIT)", log) else None
-    return by_slurm or ("node failure" if lost else "interrupted" if said else "failed" if log else "killed")
+    return next((end for end, pattern in _ENDS if pattern.search(log)), "failed")
 
 
 def tail(path: Path, most_bytes: int = TAIL_BYTES) -> str:

@@ -36,6 +36,8 @@ class Finding:
     what: str
     cause: str
     action: str
+    nodes: tuple[str, ...] = ()
+    """Those to blame, without which another start may go well."""
 
     def __str__(self) -> str:
         return f"{self.severity}: {self.check}: {self.what}\n  likely cause: {self.cause}\n  what to do: {self.action}"
@@ -208,7 +210,8 @@ def check_all_reduce(wrong: Sequence[int], hosts: Sequence[str]) -> list[Finding
         return []
     what = ", ".join(f"rank {rank} on {hosts[rank]}" for rank in wrong[:8])
     cause = "broken memory, a broken adapter, or an MPI library that does not fit the network"
-    return [_error("all-reduce", f"wrong sums on {what}", cause, "leave these nodes out and tell the admins")]
+    nodes = tuple(dict.fromkeys(hosts[rank] for rank in wrong))
+    return [_error("all-reduce", f"wrong sums on {what}", cause, "leave these nodes out and tell the admins", nodes)]
 
 
 def best_rates(links: Sequence[Link]) -> dict[int, float]:
@@ -253,6 +256,7 @@ def _slow_node(host: str, rate: float, others: float) -> Finding:
         f"{format_bytes_per_s(others)}",
         "its adapter, cable or switch port, or another program on the node",
         f"leave it out (sbatch --exclude={host}) and tell the admins",
+        (host,),
     )
 
 
@@ -289,8 +293,8 @@ def ranges(numbers: frozenset[int]) -> str:
     return ",".join("-".join(map(str, part)) for part in parts)
 
 
-def _error(check: str, what: str, cause: str, action: str) -> Finding:
-    return Finding("error", check, what, cause, action)
+def _error(check: str, what: str, cause: str, action: str, nodes: tuple[str, ...] = ()) -> Finding:
+    return Finding("error", check, what, cause, action, nodes)
 
 
 def _warning(check: str, what: str, cause: str, action: str) -> Finding:

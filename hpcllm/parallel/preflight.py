@@ -4,6 +4,7 @@
 
 As many ranks as asked on as many nodes, in one MPI world; no two on the same cores; one software everywhere; clocks
 that agree; an all-reduce that is right; no node whose link is slow. It imports no torch. Exit code 0: fine, 1: not.
+In a run (--run) 75: not, but without the nodes that it names it may be. They are remembered; the retry leaves them out.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from typing import TYPE_CHECKING, Any
 from hpcllm import __version__
 from hpcllm.errors import ExitCode, HpcllmError
 from hpcllm.job.spec import Job, frozen_any_job
-from hpcllm.launch.pipeline import find_stage
+from hpcllm.launch.bad_nodes import remember
+from hpcllm.launch.logs import log_files
+from hpcllm.launch.pipeline import find_stage, stages
 from hpcllm.parallel import checks
 from hpcllm.parallel.checks import Finding, Link, RankFacts
 from hpcllm.parallel.expected import Expected, expected, started_as
@@ -56,7 +59,17 @@ class Report:
     @property
     def failed(self) -> bool:
         """Whether the job must not start."""
-        return any(finding.severity == "error" for finding in self.findings)
+        return bool(self.errors)
+
+    @property
+    def errors(self) -> list[Finding]:
+        """Those findings for which it must not."""
+        return [finding for finding in self.findings if finding.severity == "error"]
+
+    @property
+    def nodes_are_to_blame(self) -> bool:
+        """Whether the job may start without the nodes that the errors name."""
+        return self.failed and all(finding.nodes for finding in self.errors)
 
 
 def main(ranks: int | None, nodes: int | None, run: Path | None, as_json: bool) -> int:
@@ -75,10 +88,12 @@ def main(ranks: int | None, nodes: int | None, run: Path | None, as_json: bool) 
     if world.rank == 0 and (world.size > 1 or not started_as(os.environ).rank):  # of N singletons one speaks
         print(_json(report) if as_json else _table(report, time.perf_counter() - start), flush=True)
         if report.failed:
-            _record(run, world, "; ".join(f.what for f in report.findings if f.severity == "error"))
-    failed = world.broadcast(report.failed)
+            _record(run, world, "; ".join(finding.what for finding in report.errors))
+            _leave_out(run, report.errors)
+    code = ExitCode.DONE if not report.failed else ExitCode.FAILED
+    code = world.broadcast(ExitCode.INTERRUPTED if run and report.nodes_are_to_blame else code)
     watchdog.stop()
-    return int(ExitCode.FAILED if failed else ExitCode.DONE)
+    return int(code)
 
 
 def _record(path: Path | None, world: World, errors: str) -> None:
@@ -87,6 +102,18 @@ def _record(path: Path | None, world: World, errors: str) -> None:
     job = frozen_any_job(run) if run else None
     if run and isinstance(job, Job):
         record_failure(run, find_stage(job, "train"), world, f"preflight: {errors}")
+
+
+def _leave_out(path: Path | None, errors: list[Finding]) -> None:
+    """Remember the nodes that the errors name, by the names that Slurm has for them."""
+    if path is None:
+        return
+    run = Run.open(path)
+    stage = next(stage for stage in stages(frozen_any_job(run)) if stage.name in ("train", "command"))
+    attempt = f"{stage.id}.{len(log_files(run, stage.id))}"
+    for finding in errors:
+        if finding.nodes:
+            remember(run, (node.split(".")[0] for node in finding.nodes), finding.what, attempt)
 
 
 def check(world: World, asked: Expected, watchdog: _Watchdog | None = None) -> Report:

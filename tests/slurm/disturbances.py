@@ -64,6 +64,11 @@ class Training:
         """What status says of it."""
         return next(found for found in status(self.run) if found.stage == self.stage)
 
+    def hosts(self) -> list[str]:
+        """Where its latest attempt runs or ran, by its own record."""
+        hosts: list[str] = read_json(self.run.state_json(self.stage_id))["hosts"]
+        return hosts
+
     def fingerprint(self) -> str:
         """Of its final weights."""
         return hashlib.sha256(self.weights.read_bytes()).hexdigest()
@@ -136,6 +141,13 @@ def start(*trainings: Training) -> None:
 # ---- the disturbances ------------------------------------------------------------------------------------------------
 
 
+def warn(*trainings: Training) -> None:
+    """What Slurm does before the time limit, by the same signal to the same process, as soon as they train."""
+    for training in trainings:
+        training.wait(training.trains, 60)
+        subprocess.run(["scancel", "--batch", "--signal=USR2", str(training.now().job_id)], check=True, timeout=30)
+
+
 def preempt(*trainings: Training) -> None:
     """A job of the urgent partition takes all nodes as soon as they train."""
     for training in trainings:
@@ -147,6 +159,6 @@ def preempt(*trainings: Training) -> None:
 def lose_node(lab: Lab, training: Training) -> str:
     """The last node of a training dies, and stays so. Gives its name."""
     training.wait(training.trains, 60)
-    lost = str(read_json(training.run.state_json(training.stage_id))["hosts"][-1])
+    lost = training.hosts()[-1]
     lab.node("kill", lost)
     return lost

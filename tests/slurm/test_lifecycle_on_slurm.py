@@ -1,0 +1,117 @@
+"""A training that is warned, preempted or loses a node goes on by itself, to the same weights to the bit.
+
+Two of them at once: hpcllm's own, and a script that knows nothing of it. The long cases, with real time limits three
+times over, are `python benchmarks/lifecycle.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from disturbances import Training, lose_node, own, preempt, start, theirs, warn
+from lab_cluster import Lab, said
+
+from hpcllm.launch.bad_nodes import bad_nodes
+from hpcllm.launch.submit import submit
+
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("quiet_queue")]
+STEPS = {"train": 60, "command": 60}
+Make = Callable[[], tuple[Training, Training]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Training]:
+    """Both, as they end when nothing happens."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    both = {"train": own(lab, folder, None, STEPS["train"]), "command": theirs(lab, folder, STEPS["command"])}
+    start(*both.values())
+    for training in both.values():
+        assert training.wait_until_done(120).earlier == ()
+    return both
+
+
+@pytest.fixture
+def make(lab: Lab, tmp_path: Path, undisturbed: dict[str, Training]) -> Make:
+    """The same two trainings, fresh."""
+
+    def made() -> tuple[Training, Training]:
+        tokens = undisturbed["train"].run
+        return own(lab, tmp_path, tokens, STEPS["train"]), theirs(lab, tmp_path, STEPS["command"])
+
+    return made
+
+
+def assert_same_weights(undisturbed: dict[str, Training], training: Training, *earlier: str) -> None:
+    """And status tells what happened on the way."""
+    assert training.wait_until_done(120).earlier == earlier, training.log()
+    assert training.fingerprint() == undisturbed[training.stage].fingerprint()
+
+
+def test_warned_before_its_time_limit_it_saves_and_goes_on(make: Make, undisturbed: dict[str, Training]) -> None:
+    both = make()
+    start(*both)
+
+    warn(*both)
+
+    for training in both:
+        assert_same_weights(undisturbed, training, "interrupted")
+
+
+def test_preempted_it_goes_on(make: Make, undisturbed: dict[str, Training]) -> None:
+    both = make()
+    start(*both)
+
+    preempt(*both)
+
+    for training in both:
+        assert_same_weights(undisturbed, training, "preempted")
+
+
+def test_when_its_node_dies_it_goes_on_without_it(lab: Lab, make: Make, undisturbed: dict[str, Training]) -> None:
+    training, other = make()
+    start(training)
+    start(other)
+
+    lost = [lose_node(lab, other), lose_node(lab, training)]
+    try:
+        for one in (other, training):
+            assert_same_weights(undisturbed, one, "node failure")
+            assert not set(lost) & set(one.hosts())
+    finally:
+        for node in lost:
+            lab.node("start", node)
+
+
+def test_a_slow_node_is_left_out_of_the_retry_and_of_the_next_submit(lab: Lab, tmp_path: Path) -> None:
+    described = {"resources": {"nodes": 3, "ranks_per_node": 1, "time": "3m"}}
+    run = lab.command(tmp_path / "run", ["bash", "-c", "[[ -e again ]]"], check_nodes=True, **described)
+    lab.node("link", "n2", "100mbit")
+    try:
+        submit(run)
+        found = lab.wait(run)["command"]
+    finally:
+        lab.node("link", "n2", "off")
+
+    assert (found.state, found.earlier, found.nodes) == ("failed", ("preflight",), "n[1,3-4]"), said(run)
+    assert [(bad.node, bad.attempt) for bad in bad_nodes(run)] == [("n2", "30-command.1")]
+    shown = lab.hpcllm("status", run.root).stdout
+    assert "left out: n2" in " ".join(shown.split())
+    (tmp_path / "again").touch()
+    submit(run)
+    assert lab.wait(run)["command"].nodes == "n[1,3-4]", said(run)
+
+
+def test_a_rank_that_is_killed_takes_the_job_down_in_seconds_and_status_says_which(lab: Lab, tmp_path: Path) -> None:
+    words = ["bash", "-c", "echo here; [[ $RANK == 0 ]] || kill -9 $$; sleep 60"]
+    run = lab.command(tmp_path / "run", words, resources={"nodes": 2, "ranks_per_node": 1, "time": "3m"})
+    submit(run)
+
+    found = lab.wait(run, 30)["command"]
+
+    assert found.state == "failed"
+    assert found.elapsed_s is not None
+    assert found.elapsed_s < 15
+    assert "rank 1 on n" in found.reason
+    assert "Killed" in found.reason
