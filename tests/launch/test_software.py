@@ -296,6 +296,21 @@ def test_the_program_gets_its_arguments_and_variables_through_the_runtime(
     assert IMAGE in (tmp_path / "noted").read_text().splitlines()
 
 
+@pytest.mark.parametrize("kind", ["venv", "conda", "packed", "apptainer", "podman-hpc", "shifter", "pyxis"])
+@pytest.mark.parametrize(
+    "hostile", ["a'; touch MARK; '", '$(touch MARK)"`touch MARK`', "a\ntouch MARK\n", "${X:-$(touch MARK)}"]
+)
+def test_no_path_is_ever_code(tmp_path: Path, kind: str, hostile: str) -> None:
+    environment: dict[str, object] = {"kind": kind, "path": f"/{hostile}"}
+    if kind in ("apptainer", "podman-hpc", "shifter", "pyxis"):
+        environment["mounts"] = [f"/{hostile}"]
+    run = rendered(site("local"), tmp_path, environment, "true")
+
+    subprocess.run(["bash", run.local_script("30-command")], capture_output=True, timeout=60, cwd=tmp_path)
+
+    assert list(tmp_path.rglob("MARK")) == []
+
+
 # ---- packed ----------------------------------------------------------------------------------------------------------
 
 
