@@ -1,55 +1,78 @@
-"""The DAG to Slurm: every script is tried first, then all are submitted or none; a second time only what is missing."""
+"""The DAG to Slurm: everything is checked first, then all of it is submitted or nothing; a second time what is missing.
+
+A job is known to Slurm before its id stands in jobs.json. So signals wait until an id is noted, what a broken submit
+leaves behind is found in the queue by its script and cancelled, and what a killed one left is taken over by the next.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import shlex
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import submitit
 
 from hpcllm.cluster.profile import frozen_profile
-from hpcllm.errors import UserError
+from hpcllm.errors import HpcllmError, Interrupted, UserError
 from hpcllm.job.spec import frozen_any_job
+from hpcllm.launch.ahead import Ahead, Queued, ahead, own_queue
+from hpcllm.launch.before import findings
+from hpcllm.launch.chain import SEPARATOR, Link, chain_length, rest_of_chain
 from hpcllm.launch.dag_scripts import sbatch_tokens
+from hpcllm.launch.finding import Finding, raise_refusals
 from hpcllm.launch.pipeline import Stage, stages
 from hpcllm.launch.slurm import slurm
 from hpcllm.launch.states import ALIVE
 from hpcllm.launch.submitit_plugin import ScriptExecutor, ScriptJob, StageScript
-from hpcllm.launch.track import StageStatus, look, status, submitted
+from hpcllm.launch.track import StageStatus, status, submitted
+from hpcllm.plan.plan import read_plan
 from hpcllm.run_directory import Run, write_json
 
-# What sbatch says, and what to do about it. The words are Slurm's (slurm_errno.c).
-_REMEDIES = {
-    "configuration source": "this machine belongs to no Slurm cluster; go to a login node, or set SLURM_CONF",
-    "account": "give another one: --account NAME (sacctmgr show associations user=$USER lists yours)",
-    "qos": "give another one: --qos NAME (sacctmgr show associations user=$USER format=account,qos lists yours)",
-    "time limit": "ask for less: --time, or another --partition (sinfo -o '%P %l' shows the limits)",
-    "partition": "give another one: --partition NAME (sinfo -s lists them)",
-    "node configuration": "ask for less on each node, or correct the profile (sinfo -N -l shows the nodes)",
-    "node count": "ask for fewer --nodes (sinfo -o '%P %D' shows how many there are)",
-    "memory": "ask for less memory, or correct nodes.*.memory in the profile",
-    "limit": "ask for fewer nodes or less time, or another --qos",
-}
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Now = Mapping[str, StageStatus]
 
 
 def submit(run: Run, dry_run: bool = False) -> dict[str, str]:
-    """Submit what is neither done nor queued: stage -> job id (`dry_run`: the command, and nothing is submitted).
+    """Submit what is neither done nor queued: stage -> job id (`dry_run`: the commands, and nothing is submitted).
 
-    Raises UserError on a machine without Slurm, and with Slurm's own words when it refuses a script: then nothing of
-    this call stays in the queue.
+    Raises UserError with everything that stands in the way, and nothing is submitted; what Slurm or a signal breaks off
+    in the middle is withdrawn, and jobs.json stays as it was.
     """
     _check_cluster(run)
-    rows = stages(frozen_any_job(run))
     if dry_run:
-        return _commands(run, rows)
+        return {stage: "\n".join(map(shlex.join, tokens)) for stage, tokens in commands(run).items()}
     with _alone(run):
         now = _now(run)
-        missing = _missing(rows, now)
-        for stage in missing:
-            _try(run, stage)
-        return {stage: job.job_id for stage, job in _submit_all(run, missing, now).items()}
+        queued = own_queue() if _missing(run, now) else None
+        now = _taken_over(run, now, queued or [])
+        work = _ahead(run, now)
+        raise_refusals(findings(run, work, queued) if work else [])
+        return _submit_all(run, work, now)
+
+
+def check(run: Run) -> list[Finding]:
+    """What a submission would run into now, good and bad."""
+    _check_cluster(run)
+    work = _ahead(run, _now(run))
+    return findings(run, work, own_queue()) if work else []
+
+
+def commands(run: Run) -> dict[str, list[list[str]]]:
+    """What would be submitted now: the commands of each stage, with JOB_OF_STAGE in place of ids to come."""
+    now, found = _now(run), dict[str, list[list[str]]]()
+    ids = _alive(run, now)
+    for one in _ahead(run, now):
+        name = one.stage.name
+        own = [f"JOB_OF_{name}" if one.jobs == 1 else f"JOB_{i + 1}_OF_{name}" for i in range(one.jobs)]
+        after = [ids[other] for other in one.stage.after if other in ids]
+        links = [Link(i + 1, one.jobs, tuple(own[:i])) for i in range(one.jobs)]
+        found[name] = [sbatch_tokens(run, one.stage, after, link=link) for link in links]
+        ids[name] = SEPARATOR.join(own)
+    return found
 
 
 def jobs(run: Run) -> dict[str, submitit.Job[dict[str, object]]]:
@@ -59,20 +82,15 @@ def jobs(run: Run) -> dict[str, submitit.Job[dict[str, object]]]:
     return {stage.name: ScriptJob(run.logs, ids[stage.name][-1], StageScript(run, stage)) for stage in rows}
 
 
+# ---- what is to be done ----------------------------------------------------------------------------------------------
+
+
 def _check_cluster(run: Run) -> None:
     profile = frozen_profile(run)
     if profile.scheduler.kind != "slurm":
         raise UserError(
             f"{run.root}: rendered for {profile.name}, which has no Slurm; run it here: hpcllm run {run.root}"
         )
-
-
-def _commands(run: Run, rows: tuple[Stage, ...]) -> dict[str, str]:
-    """What would be submitted now."""
-    now = {found.stage: found for found in status(run)}
-    missing = _missing(rows, now)
-    after = {stage.name: [f"JOB_OF_{name}" for name in stage.after if now[name].state != "done"] for stage in missing}
-    return {stage.name: shlex.join(sbatch_tokens(run, stage, after[stage.name])) for stage in missing}
 
 
 @contextmanager
@@ -90,50 +108,113 @@ def _alone(run: Run) -> Iterator[None]:
         yield
 
 
-def _now(run: Run) -> dict[str, StageStatus]:
-    """Every stage. Raises UserError where Slurm does not say what became of a job: it must not be submitted twice."""
-    found = look(run)
-    if found.silence:
-        raise UserError(f"{run.root}: Slurm does not answer ({found.silence}); nothing was submitted; try again later")
-    return {stage.stage: stage for stage in found.stages}
+def _now(run: Run) -> Now:
+    return {found.stage: found for found in status(run)}
 
 
-def _missing(rows: tuple[Stage, ...], now: dict[str, StageStatus]) -> list[Stage]:
+def _missing(run: Run, now: Now) -> list[Stage]:
     """What was never submitted or has ended without success. A fresh run's stages are `waiting` without a job."""
     busy = {name for name, found in now.items() if found.state == "running" or (found.state in ALIVE and found.job_id)}
     kept = {name for name, found in now.items() if found.state == "done"} | busy
-    return [stage for stage in rows if stage.name not in kept]
+    return [stage for stage in stages(frozen_any_job(run)) if stage.name not in kept]
 
 
-def _try(run: Run, stage: Stage) -> None:
-    """Ask Slurm whether it would take the script, before anything is in the queue."""
-    done = slurm(sbatch_tokens(run, stage, test_only=True))
-    if done.returncode == 0:
-        return
-    said = " ".join(line.split("error:")[-1].strip() for line in done.stderr.splitlines()).strip()
-    remedy = next((remedy for word, remedy in _REMEDIES.items() if word in said.lower()), "correct it and render again")
-    raise UserError(f"{run.script(stage.id)}: Slurm refuses it: {said}; {remedy}")
+def _ahead(run: Run, now: Now) -> list[Ahead]:
+    """The missing stages, each with how many jobs it is."""
+    profile, job = frozen_profile(run), frozen_any_job(run)
+    plan = read_plan(run) if run.plan_json.exists() else None
+    missing = _missing(run, now)
+    return ahead(run, {stage.name: chain_length(profile, job, plan, stage) for stage in missing}, missing)
 
 
-def _submit_all(
-    run: Run, missing: list[Stage], now: dict[str, StageStatus]
-) -> dict[str, submitit.Job[dict[str, object]]]:
-    """All or nothing; jobs.json says it at the end."""
-    run.logs.mkdir(exist_ok=True)
-    executor = ScriptExecutor(run.logs)
-    made: dict[str, submitit.Job[dict[str, object]]] = {}
+def _alive(run: Run, now: Now) -> dict[str, str]:
+    """The job of each stage that is queued or runs; of a chain, those that may still be."""
+    before = submitted(run)
     alive = {name: found.job_id for name, found in now.items() if found.state in ALIVE and found.job_id}
-    try:
-        for stage in missing:
-            ids = {**alive, **{name: job.job_id for name, job in made.items()}}
-            after = tuple(ids[name] for name in stage.after if name in ids)
-            made[stage.name] = executor.submit(StageScript(run, stage, after))
-        before = submitted(run)
-        write_json(
-            run.jobs_json, {**before, **{name: [*before.get(name, []), job.job_id] for name, job in made.items()}}
-        )
-    except BaseException:
-        for job in made.values():
-            job.cancel(check=False)
-        raise
+    return {name: SEPARATOR.join(rest_of_chain(job_id, before.get(name, []))) for name, job_id in alive.items()}
+
+
+def _taken_over(run: Run, now: Now, queued: Sequence[Queued]) -> Now:
+    """With the jobs of our scripts in the queue that stand in no jobs.json: of a submit that was killed, or by hand."""
+    missing = _missing(run, now)
+    found = {stage.name: SEPARATOR.join(job.job_id for job in _jobs_of(run, stage, queued)) for stage in missing}
+    found = {name: ids for name, ids in found.items() if ids}
+    if not found:
+        return now
+    _note(run, found)
+    return _now(run)
+
+
+def _jobs_of(run: Run, stage: Stage, queued: Sequence[Queued]) -> list[Queued]:
+    """Those in the queue that run the script of a stage."""
+    script = str(run.script(stage.id))
+    return [job for job in queued if job.command == script or job.command.startswith(f"{script} ")]
+
+
+def _note(run: Run, made: Mapping[str, str]) -> None:
+    before = submitted(run)
+    write_json(run.jobs_json, {**before, **{name: [*before.get(name, []), ids] for name, ids in made.items()}})
+
+
+# ---- all or nothing --------------------------------------------------------------------------------------------------
+
+
+def _submit_all(run: Run, work: Sequence[Ahead], now: Now) -> dict[str, str]:
+    """Every job of every stage, noted at the end. Raises what broke it off, when nothing of it is left in the queue."""
+    run.logs.mkdir(exist_ok=True)
+    executor, ids, new = ScriptExecutor(run.logs), _alive(run, now), list[str]()
+    with _signals_wait() as stop_if_told:
+        try:
+            for one in work:
+                after = tuple(ids[name] for name in one.stage.after if name in ids)
+                own: list[str] = []
+                for number in range(1, one.jobs + 1):
+                    link = Link(number, one.jobs, tuple(own))
+                    own.append(executor.submit(StageScript(run, one.stage, after, link)).job_id)
+                    new.append(own[-1])
+                    stop_if_told()
+                ids[one.stage.name] = SEPARATOR.join(own)
+            made = {one.stage.name: ids[one.stage.name] for one in work}
+            _note(run, made)
+        except BaseException as error:
+            _withdraw(run, work, new, error)
+            raise
     return made
+
+
+@contextmanager
+def _signals_wait() -> Iterator[Callable[[], None]]:
+    """A signal waits until the block asks, so that none falls between a job and its id. It asks by what it is given.
+
+    Outside of the main thread Python has no handlers; so none here.
+    """
+    told: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, lambda got, _: told.append(got)) for number in _SIGNALS if main}
+
+    def stop_if_told() -> None:
+        if told:
+            raise Interrupted(f"stopped by {signal.Signals(told[0]).name}: nothing of this call stays in the queue")
+
+    try:
+        yield stop_if_told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _withdraw(run: Run, work: Sequence[Ahead], new: Sequence[str], error: BaseException) -> None:
+    """Cancel what this call submitted, also what Slurm took without saying so in time. Raises when Slurm does not."""
+    known = {one for entries in submitted(run).values() for entry in entries for one in entry.split(SEPARATOR)}
+    queued = own_queue() or []
+    unsaid = [job.job_id for stage in work for job in _jobs_of(run, stage.stage, queued) if job.job_id not in known]
+    job_ids = list(dict.fromkeys([*reversed(new), *unsaid]))
+    if not job_ids:
+        return
+    try:
+        said = slurm(["scancel", *job_ids])
+        problem = said.stderr.strip() if said.returncode else ""
+    except UserError as unanswered:
+        problem = str(unanswered)
+    if problem:
+        raise HpcllmError(f"{error}; then {problem}; cancel by hand: scancel {' '.join(job_ids)}") from error

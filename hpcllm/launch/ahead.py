@@ -1,0 +1,85 @@
+"""What is to be submitted, and what its owner has in the queue already."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import CompletedProcess
+
+from hpcllm.errors import UserError
+from hpcllm.launch.pipeline import Stage
+from hpcllm.launch.slurm import slurm
+from hpcllm.run_directory import Run
+
+LOOK_UP_S = 5.0  # for one of the questions that only explain
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """A stage that is to be submitted, as so many jobs."""
+
+    stage: Stage
+    jobs: int
+    options: Mapping[str, str]
+    """sbatch's options as they stand in its script, which somebody may have changed by hand."""
+
+
+@dataclass(frozen=True)
+class Queued:
+    """One job of this person that waits or runs."""
+
+    job_id: str
+    account: str
+    qos: str
+    partition: str
+    command: str
+    """The script, and what it was told."""
+
+
+def ahead(run: Run, lengths: Mapping[str, int], missing: Iterable[Stage]) -> list[Ahead]:
+    """What is to be submitted."""
+    return [Ahead(stage, lengths[stage.name], options_in(run.script(stage.id))) for stage in missing]
+
+
+def options_in(script: Path) -> dict[str, str]:
+    """sbatch's options in a script, read as Slurm reads them."""
+    found = {}
+    for line in script.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#SBATCH "):
+            for word in shlex.split(line.removeprefix("#SBATCH "), comments=True):
+                name, _, value = word.removeprefix("--").partition("=")
+                found[name] = value
+    return found
+
+
+def own_queue() -> list[Queued] | None:
+    """What this person has in the queue, each task of an array for itself; None where squeue does not say."""
+    fields = ("JobArrayID", "Account", "QOS", "Partition", "Command")
+    words = ["squeue", "--noheader", "--array", f"--user={user()}"]
+    done = said_of([*words, f"--Format={','.join(f'{field}:|' for field in fields)}"])
+    if done is None or done.returncode:
+        return None
+    rows = [line.split("|", len(fields) - 1) for line in done.stdout.splitlines() if line.count("|") >= len(fields)]
+    return [_queued(*row) for row in rows]
+
+
+def _queued(job_id: str, account: str, qos: str, partition: str, command: str) -> Queued:
+    """A path may hold the separator itself, so the command is the last."""
+    return Queued(job_id.strip(), account.strip(), qos.strip(), partition.strip(), command.rstrip().removesuffix("|"))
+
+
+def said_of(command: Sequence[str]) -> CompletedProcess[str] | None:
+    """What one of Slurm's commands answers; None where there is no such command, or no answer in time."""
+    try:
+        return slurm(command, LOOK_UP_S)
+    except UserError:
+        return None
+
+
+def user() -> str:
+    """Who submits."""
+    return pwd.getpwuid(os.getuid()).pw_name
