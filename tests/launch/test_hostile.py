@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,11 @@ def noting(name: str, then: str = "") -> str:
 
 
 # A launcher's own words end where the program begins, which runs once.
-PROGRAM = 'until [[ $1 == bash || $1 == rm || $1 == "$THE_PYTHON" ]]; do shift; done\nexec "$@"'
+# As in srun's and Hydra's, a word `:` would begin another program.
+PROGRAM = """\
+until [[ $1 == bash || $1 == rm || $1 == "$THE_PYTHON" ]]; do shift; done
+for word; do [[ $word != : ]] || exit 9; done
+exec "$@\""""
 PYTHON = "[[ $1 != -c ]] || echo 4242"
 TRAINER = noting("argv", 'printf "%s\\0" "$PWD" >"$NOTES/cwd.noted"\nenv -0 >"$NOTES/env.noted"')
 
@@ -351,7 +356,7 @@ def rendered(place: Stage, number: int) -> tuple[Case, str]:
     try:
         text = case.script.text()
     except UserError as error:
-        assert "cannot be mounted" in str(error)
+        assert "mount" in str(error)
         job = case.job.model_copy(update={"software": case.job.software.model_copy(update={"environment": None})})
         derived = settings(case.profile, job, case.settings.layout)
         case = replace(case, job=job, settings=derived, script=replace(case.script, job=job, settings=derived))
@@ -463,3 +468,50 @@ def test_storage_pools_of_any_name_reach_lustre(place: Stage) -> None:
     assert (ended.returncode, ended.stderr, place.canary.exists()) == (0, "", False)
     words = place.noted("lfs")
     assert [after for word, after in itertools.pairwise(words) if word == "--pool"] == pools
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+
+def hpcllm(*words: str | bytes, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hpcllm", *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT_S)
+
+
+def test_a_command_line_of_300_words_reaches_the_program_as_it_was_typed(place: Stage, tmp_path: Path) -> None:
+    trainer = place.program(tmp_path / "$(owned) it's" / "train er.sh", TRAINER)
+    run = Run(tmp_path / "a run $(owned)")
+    rendered = hpcllm(
+        "render", "--cluster", "slurm-lab", "--out", str(run.root), "--", str(trainer), *STRINGS, cwd=tmp_path
+    )
+    assert rendered.returncode == 0, rendered.stderr
+
+    ended = place.run(run.script(COMMAND.id), **IN_A_JOB, THE_PYTHON=sys.executable)
+
+    assert (ended.returncode, place.canary.exists()) == (0, False)
+    assert place.noted("argv") == STRINGS
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--name", "a\nb", "--", "true"), "name: found 'a\\\\nb'; expected a name in one line"),
+        (("--account", "a b", "--", "true"), "account: found 'a b'; expected a name without white space"),
+        (("--qos", "\nowned", "--", "true"), "qos: found"),
+        (("--partition", "$(owned)", "--", "true"), "partition"),
+        (("--out", "a\nb", "--", "true"), "expected a path without control characters"),
+        (("--out", "a:b", "--", "true"), "expected a path without control characters"),
+        (("--", "echo", b"\xff"), "expected UTF-8"),
+    ],
+)
+def test_what_cannot_be_is_one_clear_error_and_leaves_nothing(
+    words: tuple[str | bytes, ...], message: str, tmp_path: Path
+) -> None:
+    given = words if "--out" in words else ("--out", "run", *words)
+
+    ended = hpcllm("render", "--cluster", "slurm-lab", *given, cwd=tmp_path)
+
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1
+    assert re.search(message, ended.stderr)
+    assert list(tmp_path.iterdir()) == []
