@@ -6,12 +6,14 @@ import os
 import pwd
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
 
 from hpcllm.errors import UserError
 from hpcllm.launch.pipeline import Stage
+from hpcllm.launch.shell import directives_in
 from hpcllm.launch.slurm import slurm
 from hpcllm.run_directory import Run
 
@@ -48,8 +50,8 @@ def ahead(run: Run, lengths: Mapping[str, int], missing: Iterable[Stage]) -> lis
 def options_in(script: Path) -> dict[str, str]:
     """sbatch's options in a script, read as Slurm reads them."""
     found = {}
-    for line in script.read_text(encoding="utf-8").splitlines():
-        if line.startswith("#SBATCH "):
+    for line in directives_in(script.read_text(encoding="utf-8")):
+        with suppress(ValueError):  # a quote that is not closed, of which Slurm will say more
             for word in shlex.split(line.removeprefix("#SBATCH "), comments=True):
                 name, _, value = word.removeprefix("--").partition("=")
                 found[name] = value

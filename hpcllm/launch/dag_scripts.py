@@ -10,6 +10,7 @@ from pathlib import Path
 from hpcllm.launch.bad_nodes import bad_nodes, excluded
 from hpcllm.launch.chain import ALONE, SEPARATOR, Link, dependency
 from hpcllm.launch.pipeline import Stage
+from hpcllm.launch.shell import directives_in
 from hpcllm.run_directory import Run
 
 
@@ -30,7 +31,8 @@ def sbatch_tokens(
 
 def _left_out(script: Path) -> str:
     """What a script's own directive leaves out, which the command line would replace."""
-    found = re.search(r'^#SBATCH --exclude="?([^"\s]+)', script.read_text(encoding="utf-8"), re.MULTILINE)
+    head = "\n".join(directives_in(script.read_text(encoding="utf-8")))
+    found = re.search(r'^#SBATCH --exclude="?([^"\s]+)', head, re.MULTILINE)
     return found[1] if found else ""
 
 

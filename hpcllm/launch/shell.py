@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable
+from itertools import takewhile
 
 LINE_WIDTH = 110
 NAME = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -57,6 +58,12 @@ def directive_word(value: str) -> str:
         return value
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def directives_in(script: str) -> list[str]:
+    """The lines that sbatch reads: before the first command, so nothing that stands in the words behind it."""
+    head = takewhile(lambda line: not line.strip() or line.startswith("#"), script.split("\n"))
+    return [line for line in head if line.startswith("#SBATCH ")]
 
 
 def wrapped(words: Iterable[str]) -> list[str]:
