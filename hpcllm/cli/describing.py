@@ -131,12 +131,13 @@ def _profile_schema(arguments: argparse.Namespace) -> None:
 
 def _job_lint(arguments: argparse.Namespace) -> ExitCode:
     from hpcllm.cluster.lint import lint_record
-    from hpcllm.job.spec import Job
+    from hpcllm.job.spec import kind_of_file
 
-    return _told({Path(name): lint_record(Path(name), Job) for name in arguments.names}, arguments.json)
+    files = map(Path, arguments.names)
+    return _told({path: lint_record(path, kind_of_file(path)) for path in files}, arguments.json)
 
 
 def _job_schema(arguments: argparse.Namespace) -> None:
-    from hpcllm.job.spec import Job
+    from hpcllm.job.job_schema import job_schema
 
-    print_json(schema(Job))
+    print_json(job_schema())

@@ -26,13 +26,14 @@ from hpcllm.errors import ExitCode, UserError
 if TYPE_CHECKING:
     from hpcllm.cluster.profile import Profile
     from hpcllm.cluster.software import SoftwareEnvironment
-    from hpcllm.job.spec import CommandJob, Job
+    from hpcllm.job.spec import AnyJob
     from hpcllm.plan.plan import Plan
     from hpcllm.run_directory import Run
 
 COMMAND_LINE = "the command line"
+RUNS = Path("runs")  # where a run goes that is given no other place
 
-AnyJobT = TypeVar("AnyJobT", "Job", "CommandJob")
+JobT = TypeVar("JobT", bound="AnyJob")
 
 
 def add(commands: Any) -> None:
@@ -113,14 +114,18 @@ def _render(arguments: argparse.Namespace) -> None:
 
 
 def _submit(arguments: argparse.Namespace) -> None:
-    from hpcllm.launch.submit import submit
+    from hpcllm.cli.submitting import removed_afterwards, say_dry, submit_run
 
-    run = _again(arguments) or _rendered(arguments, profile_of(arguments))
-    submitted = submit(run, dry_run=arguments.dry_run)
-    for stage, job_id in submitted.items():
-        print(f"{stage:24} {job_id}")
+    run, new_parent = _again(arguments), not RUNS.exists()
+    made = run is None
+    run = run or _rendered(arguments, profile_of(arguments), choosing=True)
     if not arguments.dry_run:
-        print(f"follow  hpcllm watch {shlex.quote(str(run.root))}")
+        submit_run(run)
+    elif arguments.out or not made:
+        say_dry(run)
+    else:
+        with removed_afterwards(run, new_parent):
+            say_dry(run)
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -129,7 +134,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
     run = _again(arguments)
     if run is None:
-        ranks = {"nodes": 1, "ranks_per_node": arguments.ranks, "no_freeze": True}
+        ranks = {"nodes": 1, "ranks_per_node": arguments.ranks, "no_freeze": bool(arguments.command)}
         arguments = argparse.Namespace(**{**_NO_RESOURCES, **vars(arguments), **ranks})
         profile = local_profile() if arguments.command else measured(local_profile(), Path.cwd())
         run = _rendered(arguments, (profile, None), arguments.oversubscribe)
@@ -160,49 +165,62 @@ def _again(arguments: argparse.Namespace) -> Run | None:
     return run
 
 
-def _rendered(arguments: argparse.Namespace, found: tuple[Profile, Path | None], oversubscribe: bool = False) -> Run:
-    """The run directory of the job file, or of the command, that the arguments name."""
+def _rendered(
+    arguments: argparse.Namespace,
+    found: tuple[Profile, Path | None],
+    oversubscribe: bool = False,
+    choosing: bool = False,
+) -> Run:
+    """The run directory of the job file, or of the command, that the arguments name; `choosing` its queue by Slurm."""
+    from hpcllm.cli.submitting import with_queue
     from hpcllm.cluster.user import load_user
     from hpcllm.errors import DoesNotFit
     from hpcllm.job.spec import Job, absolute
+    from hpcllm.launch.choose import keep
     from hpcllm.launch.render import render
     from hpcllm.plan.search import search
 
     profile, profile_path = found
-    job: Job | CommandJob = _job(arguments)
+    job, cwd = _job(arguments), Path.cwd()
+    if arguments.job:
+        cwd = arguments.job.absolute().parent
+        job = absolute(job, cwd)
+    folder = re.sub(r"[^\w.-]+", "-", job.name)
+    out = arguments.out or RUNS / f"{folder}-{datetime.now():%Y%m%d-%H%M%S}"
+    job, queues = with_queue(profile, job, load_user(), out) if choosing else (job, ())
     plan: Plan | None = None
     if isinstance(job, Job):
-        job = absolute(job, arguments.job.absolute().parent)
         plan = search(profile, job, oversubscribe, load_user())
         if not plan.fits:
             raise DoesNotFit(f"{arguments.job}: does not fit {profile.name}: " + "; ".join(plan.limits))
-    folder = re.sub(r"[^\w.-]+", "-", job.name)
-    out = arguments.out or Path("runs") / f"{folder}-{datetime.now():%Y%m%d-%H%M%S}"
-    run = render(profile, profile_path, job, arguments.job, plan, out, oversubscribe=oversubscribe)
+    run = render(profile, profile_path, job, arguments.job, plan, out, oversubscribe=oversubscribe, cwd=cwd)
+    if queues:
+        keep(run, queues)
     _warn_of_code(run, job)
     return run
 
 
-def _warn_of_code(run: Run, job: Job | CommandJob) -> None:
+def _warn_of_code(run: Run, job: AnyJob) -> None:
     """Who expects a copy of the code is told when there is none."""
     from hpcllm.job.spec import CommandJob
     from hpcllm.run_directory import read_json
 
-    if isinstance(job, CommandJob) and job.freeze:
+    if (job.stages or isinstance(job, CommandJob)) and job.freeze:
         in_place = read_json(run.software_json)["command"]["in_place"]
         if in_place:
             what = "the program runs where it lies, as it is when the job starts"
             print(f"hpcllm: warning: {what}: {in_place}", file=sys.stderr)
 
 
-def _job(arguments: argparse.Namespace) -> Job | CommandJob:
-    from hpcllm.job.spec import CommandJob, load_job
+def _job(arguments: argparse.Namespace) -> AnyJob:
+    from hpcllm.job.spec import CommandJob, load_any_job
     from hpcllm.source import check
 
     if (arguments.job is None) == (not arguments.command):
         raise UserError("expected a job file, or a program behind --, such as: -- python train.py")
     if arguments.job is not None:
-        return _with_resources(load_job(arguments.job), arguments)
+        job = _with_resources(load_any_job(arguments.job), arguments)
+        return job.model_copy(update={"freeze": False}) if arguments.no_freeze else job
     command = tuple(arguments.command)
     script = next((word for word in command if os.path.isfile(word)), command[0])  # train.py, rather than python
     of_script = re.sub(r"[^\w.+-]+", "-", Path(script).stem).lstrip(".-")[:100]
@@ -210,7 +228,7 @@ def _job(arguments: argparse.Namespace) -> Job | CommandJob:
     return _with_resources(check(given, CommandJob, COMMAND_LINE, {}), arguments)
 
 
-def _with_resources(job: AnyJobT, arguments: argparse.Namespace) -> AnyJobT:
+def _with_resources(job: JobT, arguments: argparse.Namespace) -> JobT:
     """The job with what the command line says of nodes, time and queue."""
     from hpcllm.job.spec import SlurmSpec
     from hpcllm.source import check

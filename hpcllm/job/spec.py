@@ -6,18 +6,20 @@ A quantity is a string with its unit (`time: 30m`); its field here carries the u
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
-from hpcllm import source
+from hpcllm import source, yaml_text
 from hpcllm.cluster.software import SoftwareEnvironment
-from hpcllm.errors import UserError
+from hpcllm.errors import SourceError, UserError
 from hpcllm.job.model_spec import ModelSpec
-from hpcllm.names import Directives, Environment, Word
+from hpcllm.job.own_stage import NO_PROGRAM, OwnStage, doubled_or_unknown
+from hpcllm.names import Argument, Directives, Environment, Word
 from hpcllm.run_directory import Run
-from hpcllm.source import Record
+from hpcllm.source import FieldPath, Record
 from hpcllm.units import Bytes, Fraction, Seconds, Tokens
 
 Positive = Annotated[int, Field(ge=1)]
@@ -275,6 +277,9 @@ def _job_name(name: str) -> str:
 class AnyJob(Record):
     """What every job has."""
 
+    given_stages: ClassVar[tuple[str, ...]] = ()
+    """Names of the stages that it has beside those of one's own."""
+
     name: Annotated[str, Field(max_length=100), AfterValidator(_job_name)]
     """Shown in the queue and the report."""
     description: str = ""
@@ -287,10 +292,27 @@ class AnyJob(Record):
     """What the job wants of the site's software beside what the profile says."""
     environment: Environment = {}
     """Variables for every stage; they win over what is derived."""
+    stages: tuple[OwnStage, ...] = ()
+    """Programs of one's own, as further stages of the DAG."""
+    freeze: bool = True
+    """Whether they run a copy of their git working tree, made when the run is rendered: no later edit changes it."""
+    sweep: dict[str, tuple[Any, ...]] = {}
+    """Many runs, one for each combination of values: keys of this job by their dotted path, each with its values."""
+
+    def contradictions(self) -> Iterable[tuple[FieldPath, str]]:
+        """Names of stages that do not go together, and a sweep over no value."""
+        yield from doubled_or_unknown(self.stages, self.given_stages)
+        for key, values in self.sweep.items():
+            if not values:
+                yield ("sweep", key), "found no value; expected a list of at least one"
 
 
 class Job(AnyJob):
     """The whole pipeline: from text to a trained, evaluated, compressed model."""
+
+    given_stages: ClassVar[tuple[str, ...]] = (
+        *("tokenizer", "shard", "train", "evaluate", "compress", "evaluate-compressed", "gather"),
+    )
 
     data: Data
     """What to train on: text or pairs."""
@@ -315,10 +337,28 @@ class Job(AnyJob):
 class CommandJob(AnyJob):
     """Anybody's program, with everything around it derived."""
 
-    command: tuple[str, ...]
-    """The program and its arguments, as a list."""
-    freeze: bool = True
-    """Whether it runs a copy of its git working tree, made when the run is rendered: a later edit changes nothing."""
+    given_stages: ClassVar[tuple[str, ...]] = ("command",)
+
+    command: tuple[Argument, ...]
+    """The program and its arguments, as a list; it starts in the folder of the job file."""
+    tf_config: bool = False
+    """Whether its ranks find each other by TF_CONFIG, as TensorFlow's MultiWorkerMirroredStrategy wants it."""
+
+    def contradictions(self) -> Iterable[tuple[FieldPath, str]]:
+        """A command without a word, and what every job may have."""
+        yield from super().contradictions()
+        if not self.command:
+            yield ("command",), NO_PROGRAM
+
+
+class StagesJob(AnyJob):
+    """Several programs of one's own, as a DAG."""
+
+    def contradictions(self) -> Iterable[tuple[FieldPath, str]]:
+        """Not one stage, and what every job may have."""
+        yield from super().contradictions()
+        if not self.stages:
+            yield ("stages",), "found none; expected at least one, such as {name: hello, command: [echo, hello]}"
 
 
 class Probe(Record):
@@ -339,16 +379,29 @@ class ProbeJob(AnyJob):
 
 
 def load_job(path: Path) -> Job:
-    """Read a job file. Raises SourceError with all of its mistakes."""
+    """Read the job file of a training. Raises SourceError with all of its mistakes, UserError for another kind."""
+    if kind_of_file(path) is not Job:
+        raise UserError(
+            f"{path}: holds programs of your own, and only a training has a plan; hpcllm render writes its scripts"
+        )
     return source.load(path, Job)
 
 
-def absolute(job: Job, folder: Path) -> Job:
+JobT = TypeVar("JobT", bound=AnyJob)
+
+
+def absolute(job: JobT, folder: Path) -> JobT:
     """The job with its relative paths starting at `folder`, where its file lies: a run may start anywhere.
 
     `stdlib:` and `package:` stay, `~` becomes the user's home, `{target_language}` is left to the reader.
     """
-    data = job.data
+    changes: dict[str, Any] = {"software": _software_at(folder, job.software)}
+    if isinstance(job, Job):
+        changes["data"] = _data_at(folder, job.data)
+    return job.model_copy(update=changes)
+
+
+def _data_at(folder: Path, data: Data) -> Data:
     if data.text is not None:
         files, exclude = _all_at(folder, data.text.files), _all_at(folder, data.text.exclude)
         data = data.model_copy(update={"text": data.text.model_copy(update={"files": files, "exclude": exclude})})
@@ -359,7 +412,7 @@ def absolute(job: Job, folder: Path) -> Job:
             "target_file": data.pairs.target_file and _at(folder, data.pairs.target_file),
         }
         data = data.model_copy(update={"pairs": data.pairs.model_copy(update=paths)})
-    return job.model_copy(update={"data": data, "software": _software_at(folder, job.software)})
+    return data
 
 
 def _software_at(folder: Path, software: SoftwareSpec) -> SoftwareSpec:
@@ -389,7 +442,30 @@ def frozen_job(run: Run) -> Job:
 
 
 def frozen_any_job(run: Run) -> AnyJob:
-    """The job of a run directory, whichever it is: each kind has a key that no other has."""
+    """The job of a run directory, whichever it is."""
     data = run.resolved()["job"]
-    kind = CommandJob if "command" in data else ProbeJob if "probe" in data else Job
-    return source.check(data, kind, str(run.resolved_json), {})
+    return source.check(data, kind_of(data), str(run.resolved_json), {})
+
+
+def load_any_job(path: Path) -> AnyJob:
+    """Read a job file of whichever kind. Raises SourceError with all of its mistakes."""
+    document = yaml_text.read(source.read_text(path), str(path))
+    return source.whole(source.examine(document, kind_of(document.data), str(path)))
+
+
+def kind_of_file(path: Path) -> type[AnyJob]:
+    """Which kind of job a file holds, as far as it can be read."""
+    try:
+        return kind_of(yaml_text.read(source.read_text(path), str(path)).data)
+    except SourceError:
+        return Job
+
+
+def kind_of(data: Any) -> type[AnyJob]:
+    """Which kind of job data are: each has a key that no other has. A training where nothing else is said."""
+    keys = set(data) if isinstance(data, dict) else set()
+    if "command" in keys:
+        return CommandJob
+    if "probe" in keys:
+        return ProbeJob
+    return StagesJob if "stages" in keys and not keys & {"data", "model", "train"} else Job

@@ -7,8 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from hpcllm.job.spec import frozen_any_job
-from hpcllm.launch.pipeline import Stage, find_stage
+from hpcllm.job.spec import AnyJob, frozen_any_job
+from hpcllm.launch.pipeline import Stage, find_stage, own_stage
 from hpcllm.run_directory import Run, read_json
 
 
@@ -19,13 +19,19 @@ def is_current(run: Run, stage: Stage, record: Mapping[str, Any]) -> bool:
 
 def stage_key(run: Run, stage: Stage) -> str:
     """Hash of everything that the outcome depends on, without reading any data."""
-    resolved = run.resolved()
-    job = frozen_any_job(run)
-    before = [stage_key(run, find_stage(job, name)) for name in stage.after]
+    return key_of(run.resolved()["job"], read_json(run.software_json), frozen_any_job(run), stage)
+
+
+def key_of(plain_job: Mapping[str, Any], software: Mapping[str, Any], job: AnyJob, stage: Stage) -> str:
+    """The same of what resolved.json and software.json hold, or will hold."""
+    own = own_stage(job, stage)
     inputs = {
-        "read": {section: resolved["job"].get(section) for section in stage.reads},
+        "read": {section: plain_job.get(section) for section in stage.reads},
         "program": [stage.program, dict(stage.options)],
-        "after": before,
-        "code": read_json(run.software_json).get("code_sha256"),
+        "after": [key_of(plain_job, software, job, find_stage(job, name)) for name in stage.after],
+        "code": software.get("code_sha256"),
     }
+    if own:  # our own code does not matter to it
+        said = own.model_dump(mode="json", by_alias=True, exclude={"after", "before", "time_s"})
+        inputs |= {"read": [said, plain_job.get("environment")], "code": (software.get("command") or {}).get("sha256")}
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,15 +1,19 @@
 """The pipeline: which stage runs what, after what, and on how many ranks. This table is the DAG.
 
-A row is a *use* of a program: evaluate stands here twice. Programs are the files of `hpcllm/stages/`.
+A row is a *use* of a program: evaluate stands here twice. Programs are the files of `hpcllm/stages/`. Rows of a
+researcher's own, any program at all, come from the job (`stages:`); each has its place among these by its `after` and
+`before`, and is rendered as a command of that researcher's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hpcllm.errors import UserError
+from hpcllm.job.own_stage import OwnStage
 from hpcllm.job.spec import AnyJob, CommandJob, Job, ProbeJob
 
 
@@ -25,7 +29,7 @@ class Stage:
     ranks: Literal["one", "all"]
     """One rank on one node, or every rank of the job."""
     program: str
-    """module:function, called as function(run, stage, world)."""
+    """module:function, called as function(run, stage, world); empty for a program of the user's."""
     reads: tuple[str, ...]
     """Sections of the job that the outcome depends on; changing another one does not run this stage again."""
     purpose: str
@@ -38,7 +42,7 @@ class Stage:
     @property
     def id(self) -> str:
         """Its name in every file name: `30-train`."""
-        return f"{self.number}-{self.name}"
+        return f"{self.number:02}-{self.name}"
 
 
 PIPELINE = (
@@ -84,15 +88,9 @@ COMMAND = Stage(30, "command", (), "all", "", (), "the user's own program")
 
 
 def stages(job: AnyJob) -> tuple[Stage, ...]:
-    """The rows that this job uses, in order."""
-    if isinstance(job, CommandJob):
-        return (COMMAND,)
-    if isinstance(job, ProbeJob):
-        return ADMIN
-    assert isinstance(job, Job)
-    skipped = {"compress", "evaluate-compressed"} if job.deploy.quantize == "none" else set()
-    kept = [row for row in PIPELINE if row.name not in skipped]
-    return tuple(_without(row, skipped) for row in kept)
+    """The rows that this job uses, each behind those that it waits for. Raises UserError for a circle."""
+    rows = _given(job)
+    return _in_order(job, rows) if job.stages else rows
 
 
 def find_stage(job: AnyJob, name: str) -> Stage:
@@ -103,6 +101,77 @@ def find_stage(job: AnyJob, name: str) -> Stage:
     raise UserError(f"stage: found {name!r}; this run has {', '.join(stage.name for stage in stages(job))}")
 
 
+def own_stage(job: AnyJob, stage: Stage) -> OwnStage | None:
+    """What the job says of a row of its own; None for one of the tables above."""
+    return next((own for own in job.stages if own.name == stage.name), None)
+
+
+def job_of(job: AnyJob, stage: Stage) -> AnyJob:
+    """What a stage is rendered from: its job; for a row of one's own a command in that job's place."""
+    own = own_stage(job, stage)
+    if own is None:
+        return job
+    asked = {name: getattr(own, name) for name in ("nodes", "ranks_per_node", "gpus_per_node", "time_s")}
+    given = {name: value for name, value in asked.items() if value is not None}
+    return CommandJob(
+        name=f"{job.name[:59]}-{own.name}",
+        description=job.description,
+        command=own.command,
+        tf_config=own.tf_config,
+        resources=job.resources.model_copy(update=given),
+        slurm=job.slurm,
+        software=job.software,
+        environment=job.environment,
+        freeze=job.freeze,
+    )
+
+
+def _given(job: AnyJob) -> tuple[Stage, ...]:
+    """The rows of the tables."""
+    if isinstance(job, CommandJob):
+        return (COMMAND,)
+    if isinstance(job, ProbeJob):
+        return ADMIN
+    if not isinstance(job, Job):
+        return ()
+    skipped = {"compress", "evaluate-compressed"} if job.deploy.quantize == "none" else set()
+    kept = [row for row in PIPELINE if row.name not in skipped]
+    return tuple(_without(row, skipped) for row in kept)
+
+
 def _without(stage: Stage, skipped: set[str]) -> Stage:
-    after = tuple(name for name in stage.after if name not in skipped)
-    return Stage(**{**vars(stage), "after": after})
+    return replace(stage, after=tuple(name for name in stage.after if name not in skipped))
+
+
+def _in_order(job: AnyJob, given: Sequence[Stage]) -> tuple[Stage, ...]:
+    """All rows: one of one's own as early as it can be, since the tables are in order by themselves."""
+    left = [_waiting(row, job.stages) for row in (*map(_row, job.stages), *given)]
+    placed = list[Stage]()
+    while left:
+        names = {row.name for row in placed}
+        ready = next((row for row in left if names.issuperset(row.after)), None)
+        if ready is None:
+            raise _never(left, names)
+        left.remove(ready)
+        number = ready.number or (placed[-1].number + 1 if placed else 1)
+        placed.append(replace(ready, number=number))
+    return tuple(placed)
+
+
+def _row(own: OwnStage) -> Stage:
+    return Stage(0, own.name, own.after, "all", "", (), shlex.join(own.command))
+
+
+def _waiting(row: Stage, own: Sequence[OwnStage]) -> Stage:
+    """A row, behind those of one's own that want to be before it too."""
+    return replace(row, after=tuple(dict.fromkeys([*row.after, *(o.name for o in own if row.name in o.before)])))
+
+
+def _never(left: Sequence[Stage], placed: Collection[str]) -> UserError:
+    """Rows that can never begin: they wait for one that this job leaves out, or for each other."""
+    there = {*placed, *(row.name for row in left)}
+    for row in left:
+        for name in (name for name in row.after if name not in there):
+            return UserError(f"stages: {row.name} waits for {name}, which this job leaves out (deploy.quantize: none)")
+    names = ", ".join(row.name for row in left)
+    return UserError(f"stages: {names} wait for each other in a circle; take one name out of an after or a before")

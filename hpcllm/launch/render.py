@@ -7,6 +7,7 @@ all; rendering the same job into it again renews its scripts and its software, a
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from hpcllm.launch.architecture import check_architecture
 from hpcllm.launch.chain import chain_length
 from hpcllm.launch.dag_scripts import run_local_sh, submit_sh
 from hpcllm.launch.freeze import Code, code_of, write_code
-from hpcllm.launch.pipeline import Stage, stages
+from hpcllm.launch.key import key_of
+from hpcllm.launch.pipeline import Stage, job_of, own_stage, stages
 from hpcllm.launch.script import Script
 from hpcllm.launch.software import copy_code, software
 from hpcllm.plan.plan import Plan
@@ -53,22 +55,26 @@ def render(
     _check_path(run.root)
     resolved = {"format": FORMAT, "root": str(run.root), "profile": _plain(profile), "job": _plain(job)}
     _check_free(run, resolved)
-    code = code_of(cwd or Path.cwd(), run.root, job.freeze) if isinstance(job, CommandJob) else None
+    has_own = job.stages or isinstance(job, CommandJob)
+    code = code_of(cwd or Path.cwd(), run.root, job.freeze) if has_own else None
     _check_code(run, code)
+    built = {**software(), **({"command": code.record()} if code else {})}
     given = {
         run.profile_yaml: read_text(profile_path) if profile_path else _yaml(profile),
         run.job_yaml: read_text(job_path) if job_path else _yaml(job),
         run.resolved_json: _json(resolved),
-        run.software_json: _json({**software(), **({"command": code.record()} if code else {})}),
+        run.software_json: _json(built),
         **({run.plan_json: _json(plan.to_json())} if plan else {}),
     }
     user = load_user() if user is None else user
     scripts = []
     for stage in stages(job):
-        place = layout(profile, job, plan, stage, user, oversubscribe=oversubscribe)
-        derived = settings(profile, job, place, user)
-        _check_built(profile, job, place.partition)
-        scripts.append(_script(run, stage, job, profile, derived, code))
+        meant, own = job_of(job, stage), own_stage(job, stage)
+        place = layout(profile, meant, None if own else plan, stage, user, oversubscribe=oversubscribe)
+        derived = settings(profile, meant, place, user)
+        _check_built(profile, meant, place.partition)
+        script = _script(run, stage, meant, profile, derived, code)
+        scripts.append(replace(script, key=key_of(resolved["job"], built, job, stage)) if own else script)
     lengths = {stage.name: chain_length(profile, job, plan, stage) for stage in stages(job)}
     _write(run, {**given, **_scripts(run, scripts, lengths)}, code)
     return run

@@ -22,6 +22,7 @@ from hpcllm.launch.afterwards import Afterwards
 from hpcllm.launch.chain import LINK, can_chain
 from hpcllm.launch.container import BY_SRUN, Inside
 from hpcllm.launch.freeze import Code
+from hpcllm.launch.own_program import OwnProgram
 from hpcllm.launch.packed import PYTHON as PACKED_PYTHON
 from hpcllm.launch.packed import lines as packed_lines
 from hpcllm.launch.packed import removal
@@ -46,6 +47,8 @@ class Script:
     """Where a user's program starts; ours start in the run directory."""
     code: Code | None = None
     """The code of a user's program."""
+    key: str | None = None
+    """Of a user's program that is done but once (launch/key.py)."""
 
     @property
     def for_slurm(self) -> bool:
@@ -56,6 +59,15 @@ class Script:
     def is_command(self) -> bool:
         """Whether it runs the user's own program, not one of ours."""
         return isinstance(self.job, CommandJob)
+
+    @property
+    def own(self) -> OwnProgram | None:
+        """The user's own program, with its ranks."""
+        if not isinstance(self.job, CommandJob):
+            return None
+        layout, stage = self.settings.layout, self.stage
+        ranks = (layout.world_size, layout.ranks_per_node)
+        return OwnProgram(self.job.command, stage.id, stage.name, self.key, *ranks, self.for_slurm, self.job.tf_config)
 
     @property
     def path(self) -> Path:
@@ -85,11 +97,12 @@ class Script:
             _chain(self) if can_chain(self.profile, self.stage) else "",
             _software(self),
             _environment(self),
-            _rendezvous(self) if self.is_command else "",
+            _rendezvous(self, self.own) if self.own else "",
             _prepare(self) if self.settings.prepare and not self.stage.after else "",
             _launcher(self),
             _inside(self.inside) if self.inside else "",
-            _record(self) if self.is_command else "",
+            _record(self.own) if self.own else "",
+            _workers(self.own) if self.own and self.own.tf_config else "",
             _preflight(self) if _needs_preflight(self) else "",
             _launch(self),
             _afterwards(self),
@@ -211,13 +224,10 @@ def _export(setting: Setting) -> str:
     return f"[[ ! -w {expanding(setting.needs)} ]] || export {setting.name}={expanding(setting.value)}"
 
 
-def _rendezvous(script: Script) -> str:
-    host = '"$(hostname)"' if script.for_slurm else "127.0.0.1"
-    port = 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'
-    python = _python_here(script)
+def _rendezvous(script: Script, own: OwnProgram) -> str:
     return _block(
         "rendezvous: this host, where rank 0 starts, and a port that its kernel says is free",
-        [f"MASTER_ADDR={host} MASTER_PORT=$({python} -c {shlex.quote(port)})", "export MASTER_ADDR MASTER_PORT"],
+        own.rendezvous(_python_here(script)),
     )
 
 
@@ -245,22 +255,19 @@ def _inside(inside: Inside) -> str:
     return _block(f"image: each rank runs in it  # {inside.container.key}", lines)
 
 
-def _record(script: Script) -> str:
-    hosts = "hosts=$(hostname) job_id=null"
-    slurm = (
-        '[[ -z ${SLURM_JOB_ID:-} ]] || { hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd ,)'
-        ' job_id=\\"$SLURM_JOB_ID\\"; }'
-    )
-    text = _RECORD.replace("@ID@", script.stage.id).replace("@WORLD_SIZE@", str(script.settings.layout.world_size))
-    return _block(
-        f"state/{script.stage.id}.json, which status and report read: complete or absent",
-        [hosts, *([slurm] if script.for_slurm else []), text],
-    )
+def _record(own: OwnProgram) -> str:
+    return _block(f"state/{own.stage_id}.json, which status and report read: complete or absent", own.record())
+
+
+def _workers(own: OwnProgram) -> str:
+    return _block("workers of TensorFlow: one a rank, in the order of the ranks  # tf_config", own.workers())
 
 
 def _preflight(script: Script) -> str:
     code = "PYTHONPATH=$RUN/env/code${PYTHONPATH:+:$PYTHONPATH} " if script.is_command else ""
-    check = f'{code}"${{launch[@]}}" "$PYTHON" -uP -m hpcllm preflight --run "$RUN" || code=$?'
+    layout = script.settings.layout
+    ranks = f" --ranks {layout.world_size} --nodes {layout.nodes}" if script.key else ""  # not those of the job
+    check = f'{code}"${{launch[@]}}" "$PYTHON" -uP -m hpcllm preflight --run "$RUN"{ranks} || code=$?'
     title = "checks: in the same allocation, before the first step; a bad node ends the job here"
     if not script.is_command or script.settings.python_key == "software.python":
         return _block(title, [check])
@@ -280,11 +287,9 @@ def _one_rank(inside: Inside | None) -> str:
 def _launch(script: Script) -> str:
     """The launcher runs behind and bash waits for it, because bash runs a trap only between two commands."""
     told = [f"[[ -z $again ]] || code={INTERRUPTED}  # told to stop before it began", "if ((code == 0)); then"]
-    if isinstance(script.job, CommandJob):
-        layout = script.settings.layout
-        ranks = _RANKS.replace("@SIZE@", str(layout.world_size)).replace("@LOCAL@", str(layout.ranks_per_node))
+    if script.own:
         told.append("  # shellcheck disable=SC2016  # the ranks expand it")
-        program = f"bash -c {shlex.quote(ranks)} rank {shlex.join(script.job.command)}"
+        program = script.own.words()
     else:
         program = f'"$PYTHON" -uP -m hpcllm stage {script.stage.name} "$RUN"'
     return _block("launch", [*told, f'  "${{launch[@]}}" {program} &', _WAIT, "fi"])
@@ -309,14 +314,6 @@ def _afterwards(script: Script) -> str:
 
 # ---- the pieces of bash ----------------------------------------------------------------------------------------------
 
-# Where a rank learns its place: Hydra and srun --mpi=pmi2 (PMI_RANK), Open MPI's mpirun, or plain srun, in this order,
-# because ranks under mpirun inside a Slurm job also see the SLURM_PROCID of what started them.
-_RANKS = """\
-export RANK=${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-${SLURM_PROCID:-0}}} WORLD_SIZE=@SIZE@
-export LOCAL_RANK=${MPI_LOCALRANKID:-${OMPI_COMM_WORLD_LOCAL_RANK:-${SLURM_LOCALID:-0}}} LOCAL_WORLD_SIZE=@LOCAL@
-export NODE_RANK=$((RANK / LOCAL_WORLD_SIZE))
-exec -- "$@\""""
-
 # Whether a user's own Python has what preflight imports, without importing it.
 _ABLE = """\
 import sys
@@ -333,41 +330,12 @@ _WAIT = """\
     wait "$child" || code=$?
   done"""
 
-_RECORD = """\
-start=$(date +%s)
-record() { # OUTCOME EXIT_CODE END
-  local file=$RUN/state/@ID@.json
-  {
-    printf '{"stage": "command", "key": null, "attempt": %d, "outcome": "%s", "message": "", ' "$attempt" "$1"
-    printf '"exit_code": %s, "job_id": %s, "host": "%s", "pid": %d, ' "$2" "$job_id" "$(hostname)" "$$"
-    printf '"world_size": @WORLD_SIZE@, "hosts": ["%s"], "start": %d, "end": %s}\\n' \\
-      "${hosts//,/\\", \\"}" "$start" "$3"
-  } >"$file.$$.tmp"
-  mv -- "$file.$$.tmp" "$file"
-}
-# shellcheck disable=SC2317  # the trap calls it
-ended() { # EXIT_CODE
-  case $1 in
-  0) record "done" 0 "$(date +%s)" ;;
-  75) record interrupted 75 "$(date +%s)" ;;
-  *) record failed "$1" "$(date +%s)" ;;
-  esac
-}
-trap 'ended $?' EXIT
-record running null null
-# While this script lives, its record is touched: read gives 1 when its pipe ends, and over 128 when its time is up.
-heartbeat() {
-  while read -rt 10 || (($? > 128)) && kill -0 $$; do touch -c -- "$RUN/state/@ID@.json" || true; done
-}
-# shellcheck disable=SC2034  # that it is open is all
-exec {alive}> >(exec &>/dev/null && heartbeat)"""
-
 
 # ---- words -----------------------------------------------------------------------------------------------------------
 
 
 def _needs_preflight(script: Script) -> bool:
-    return script.stage.name in ("train", "command") and script.settings.layout.world_size > 1
+    return (script.stage.name == "train" or script.is_command) and script.settings.layout.world_size > 1
 
 
 def _signal(launcher: tuple[str, ...], profile: Profile) -> str:

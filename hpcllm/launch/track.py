@@ -167,8 +167,8 @@ def _is_over_in(job: SlurmJob, record: dict[str, Any]) -> bool:
 
 def _is_outdated(run: Run, stage: Stage, now: StageStatus) -> bool:
     """Whether what is done was done for another job or by other code, or was deleted. A command has no key."""
-    record = _record(run, stage) if now.state == "done" and stage.program else {}
-    return bool(record) and not is_current(run, stage, record)
+    record = _record(run, stage) if now.state == "done" else {}
+    return bool(record) and record["key"] is not None and not is_current(run, stage, record)
 
 
 def _out_of_date(run: Run, stage: Stage, done: StageStatus) -> StageStatus:
