@@ -96,7 +96,8 @@ def _against(need: Need, left_bytes: int, whose: str) -> list[Finding]:
     if need.checkpoints + need.shards > left_bytes:
         shards = format_bytes(need.shards)
         return [warning("room", f"{whose} {left}; checkpoints need {checkpoints}, shards up to {shards}; {_MAKE_ROOM}")]
-    needed = f"; checkpoints need {checkpoints}, shards up to {format_bytes(need.shards)}" if need.checkpoints else ""
+    shards = f", shards up to {format_bytes(need.shards)}" if need.shards else ""
+    needed = f"; checkpoints need {checkpoints}{shards}" if need.checkpoints else ""
     return [good("room", f"{whose} {left}{needed}")]
 
 

@@ -36,8 +36,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Now = Mapping[str, StageStatus]
 
 
-def submit(run: Run, dry_run: bool = False) -> dict[str, str]:
+def submit(run: Run, dry_run: bool = False, say: Callable[[Finding], None] | None = None) -> dict[str, str]:
     """Submit what is neither done nor queued: stage -> job id (`dry_run`: the commands, and nothing is submitted).
+
+    `say` is told what was found before, good and bad.
 
     Raises UserError with everything that stands in the way, and nothing is submitted; what Slurm or a signal breaks off
     in the middle is withdrawn, and jobs.json stays as it was.
@@ -50,7 +52,11 @@ def submit(run: Run, dry_run: bool = False) -> dict[str, str]:
         queued = own_queue() if _missing(run, now) else None
         now = _taken_over(run, now, queued or [])
         work = _ahead(run, now)
-        raise_refusals(findings(run, work, queued) if work else [])
+        found = findings(run, work, queued) if work else []
+        if say:
+            for finding in found:
+                say(finding)
+        raise_refusals(found)
         return _submit_all(run, work, now)
 
 

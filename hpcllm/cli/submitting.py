@@ -1,0 +1,99 @@
+"""`hpcllm submit`: a queue, a run directory, the checks, the jobs; or what all of these would be."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from hpcllm.errors import UserError
+
+if TYPE_CHECKING:
+    from hpcllm.cluster.profile import Profile
+    from hpcllm.cluster.user import User
+    from hpcllm.job.spec import AnyJob
+    from hpcllm.launch.choose import Queue
+    from hpcllm.launch.finding import Finding
+    from hpcllm.run_directory import Run
+
+JobT = TypeVar("JobT", bound="AnyJob")
+
+
+def with_queue(profile: Profile, job: JobT, user: User, out: Path) -> tuple[JobT, tuple[Queue, ...]]:
+    """The job with the best queue as its own, and what it was chosen from; a run that is there already keeps its own.
+
+    Without anything to choose, or where nothing can run it, the job stays as it is: rendering says what is in the way.
+    """
+    from hpcllm.launch.choose import choose, kept, on_queue
+    from hpcllm.run_directory import Run
+
+    run = Run(out.absolute())
+    queues = kept(run) if run.resolved_json.exists() else choose(profile, job, user)
+    if not queues or queues[0].refusal or (len(queues) == 1 and not queues[0].is_cut):
+        return job, ()
+    return on_queue(job, queues[0]), queues
+
+
+def submit_run(run: Run) -> None:
+    """Check, submit, and say the ids. Raises UserError with everything that stands in the way."""
+    from hpcllm.launch.submit import submit
+
+    say_queues(run)
+    for stage, job_id in submit(run, say=_say_warning).items():
+        print(f"{stage:24} {job_id}")
+    print(f"follow  hpcllm watch {shlex.quote(str(run.root))}")
+
+
+def say_dry(run: Run) -> None:
+    """All that would be: queue, checks, commands. Raises UserError with everything that stands in the way."""
+    from hpcllm.launch.finding import raise_refusals
+    from hpcllm.launch.submit import check, commands
+
+    say_queues(run)
+    tokens = commands(run)
+    try:
+        found = check(run)
+    except UserError as error:  # no Slurm here, or it does not answer
+        found = []
+        print(f"hpcllm: warning: nothing was checked: {error}", file=sys.stderr)
+    for finding in found:
+        if finding.kind == "good":
+            print(f"{finding.what:10} {finding.says}")
+        _say_warning(finding)
+    for stage, lines in tokens.items():
+        for line in lines:
+            print(f"{stage:24} {shlex.join(line)}")
+    raise_refusals(found)
+
+
+@contextmanager
+def removed_afterwards(run: Run, new_parent: bool) -> Iterator[None]:
+    """A run directory that is there while the block runs."""
+    try:
+        yield
+    finally:
+        shutil.rmtree(run.root)
+        if new_parent:
+            run.root.parent.rmdir()
+
+
+def say_queues(run: Run) -> None:
+    """What the queue was chosen from."""
+    from hpcllm.launch.choose import kept
+    from hpcllm.report.queue_lines import queue_lines
+
+    _print(queue_lines(kept(run)))
+
+
+def _say_warning(finding: Finding) -> None:
+    if finding.kind == "warning":
+        print(f"hpcllm: warning: {finding.says}", file=sys.stderr)
+
+
+def _print(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(line)
