@@ -7,6 +7,7 @@ f feed-forward width, L layers, V vocabulary, β bytes of an activation (2 under
 
 from __future__ import annotations
 
+from hpcllm.cluster.known import needed
 from hpcllm.job.spec import Job
 from hpcllm.plan.plan import Figure, Memory
 from hpcllm.plan.ranks import Ranks, in_bf16
@@ -156,10 +157,10 @@ def capacity(ranks: Ranks) -> Figure:
     if ranks.on_gpus:
         inputs: dict[str, float | str | None] = {ranks.key("gpus.memory"): ranks.memory_bytes}
         return Figure.of(PREFIX + "capacity", "bytes", "memory of one GPU", inputs, lambda size: size)
-    return Figure.of(
-        PREFIX + "capacity", "bytes", "memory of a node / ranks_per_node",
-        {ranks.key("memory"): ranks.node.memory_bytes, "ranks_per_node": ranks.per_node}, lambda size, n: size // n,
-    )  # fmt: skip
+    key = ranks.key("memory")
+    inputs = {key: needed(ranks.node.memory_bytes, key, "a plan"), "ranks_per_node": ranks.per_node}
+    formula = "memory of a node / ranks_per_node"
+    return Figure.of(PREFIX + "capacity", "bytes", formula, inputs, lambda size, n: size // n)
 
 
 def _per_parameter(name: str, job: Job, bytes_each: int, formula: str) -> Figure:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from emulated_site import lab_settings, load_site, site_names, write_shims
+from emulated_site import UNSEEN_PROFILES, lab_settings, load_site, site_names, write_shims
 from lab_cluster import missing, started, stop
 from site_lab import SiteLab
 
@@ -21,6 +21,7 @@ from site_lab import SiteLab
 def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The person who runs the tests has no facts of their own on any cluster."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("HPCLLM_PROFILES", str(UNSEEN_PROFILES))
 
 
 @pytest.fixture(scope="module", params=site_names())

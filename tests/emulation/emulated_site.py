@@ -15,6 +15,10 @@ from hpcllm import source
 from hpcllm.source import Record
 
 SYSTEMS = Path(__file__).parent / "systems"
+# A system that was invented for the test. Its profile was written by the guide alone, by somebody who saw neither this
+# folder's fixtures nor hpcllm's code.
+UNSEEN = Path(__file__).parent / "unseen"
+UNSEEN_PROFILES = UNSEEN / "profile"
 NOBODY = "none_given"  # the account of a job that names none, on a site that refuses such jobs
 
 Value = str | int | float | bool | None
@@ -99,12 +103,13 @@ class Site(Record):
 
 def site_names() -> list[str]:
     """Every system that has a file."""
-    return sorted(path.stem for path in SYSTEMS.glob("*.yaml"))
+    return sorted(path.stem for folder in (SYSTEMS, UNSEEN) for path in folder.glob("*.yaml"))
 
 
 def load_site(name: str) -> Site:
-    """The site of systems/NAME.yaml. Raises SourceError with all of the file's mistakes."""
-    return source.load(SYSTEMS / f"{name}.yaml", Site)
+    """The site of systems/NAME.yaml, or of unseen/. Raises SourceError with all of the file's mistakes."""
+    folder = UNSEEN if (UNSEEN / f"{name}.yaml").exists() else SYSTEMS
+    return source.load(folder / f"{name}.yaml", Site)
 
 
 # ---- the lab's files -------------------------------------------------------------------------------------------------

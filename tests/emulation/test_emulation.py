@@ -34,7 +34,7 @@ def test_every_shipped_profile_of_a_site_is_emulated() -> None:
 
     profiles = {path.stem for path in shipped_profiles().glob("*.yaml")}
 
-    assert set(site_names()) == profiles - not_sites - as_another.keys()
+    assert set(site_names()) - {"borealis"} == profiles - not_sites - as_another.keys()
 
 
 @every_site
