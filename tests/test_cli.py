@@ -20,7 +20,7 @@ WORDS = {
     "plan": {"JOB", "--cluster", "--explain", "--json"} | RESOURCES,
     "render": {"JOB", "--cluster", "--name", "--out", "--env", "--container", "--no-freeze"} | RESOURCES,
     "submit": {"JOB", "--cluster", "--name", "--out", "--env", "--container", "--no-freeze", "--dry-run"} | RESOURCES,
-    "run": {"JOB", "--ranks", "--oversubscribe", "--out"},
+    "run": {"JOB", "--cluster", "--ranks", "--oversubscribe", "--out"},
     "preflight": {"--ranks", "--nodes", "--run", "--json"},
     "status": {"RUN", "--efficiency", "--json"},
     "watch": {"RUN"},

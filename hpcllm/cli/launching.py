@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hpcllm.cluster.profile import Profile
     from hpcllm.cluster.software import SoftwareEnvironment
     from hpcllm.job.spec import AnyJob
+    from hpcllm.launch.allocation import Allocation
     from hpcllm.plan.plan import Plan
     from hpcllm.run_directory import Run
 
@@ -57,6 +58,7 @@ def add(commands: Any) -> None:
     run = command(commands, "run", _run, "run here, in the foreground", "run jobs/demo.yaml --ranks 2")
     run.usage = f"{run.prog} [JOB] [options] [-- COMMAND ...]"
     run.add_argument("job", type=Path, nargs="?", metavar="JOB", help="a job file, or a run directory to go on with")
+    cluster_option(run)
     run.add_argument("--ranks", type=positive, help="MPI ranks (default: the profile's)")
     run.add_argument("--oversubscribe", action="store_true", help="allow more ranks than cores")
     run.add_argument("--out", type=Path, metavar="RUN", help="run directory (default: runs/NAME-TIME)")
@@ -129,16 +131,40 @@ def _submit(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from hpcllm.cluster.detection.here import local_profile, measured
+    from hpcllm.launch.allocation import allocation, check_large_enough
     from hpcllm.launch.local import run_local
 
-    run = _again(arguments)
-    if run is None:
-        ranks = {"nodes": 1, "ranks_per_node": arguments.ranks, "no_freeze": bool(arguments.command)}
-        arguments = argparse.Namespace(**{**_NO_RESOURCES, **vars(arguments), **ranks})
-        profile = local_profile() if arguments.command else measured(local_profile(), Path.cwd())
-        run = _rendered(arguments, (profile, None), arguments.oversubscribe)
-    run_local(run)
+    run, found = _again(arguments), allocation()
+    if run is not None and found:
+        check_large_enough(found, run)
+    run_local(run or (_rendered_in(found, arguments) if found else None) or _rendered_here(arguments))
+
+
+def _rendered_here(arguments: argparse.Namespace) -> Run:
+    """For this machine, measured first where there is a plan to be made."""
+    from hpcllm.cluster.detection.here import local_profile, measured
+
+    if arguments.cluster:
+        raise UserError("--cluster: run is for this machine, or inside an allocation (salloc) for its nodes")
+    ranks = {"nodes": 1, "ranks_per_node": arguments.ranks, "no_freeze": bool(arguments.command)}
+    arguments = argparse.Namespace(**{**_NO_RESOURCES, **vars(arguments), **ranks})
+    profile = local_profile() if arguments.command else measured(local_profile(), Path.cwd())
+    return _rendered(arguments, (profile, None), arguments.oversubscribe)
+
+
+def _rendered_in(found: Allocation, arguments: argparse.Namespace) -> Run | None:
+    """For the nodes of an allocation, as the profile starts ranks; None, with a warning, where there is none."""
+    from hpcllm.launch.allocation import narrowed, resources
+
+    profile, path = profile_of(arguments)
+    if profile.scheduler.kind == "local":
+        what = f"no profile is for this cluster, so this runs on one node of allocation {found.job_id}"
+        print(f"hpcllm: warning: {what}; --cluster NAME gives one", file=sys.stderr)
+        return None
+    words = resources(found, profile, arguments.ranks, arguments.oversubscribe)
+    words |= {"gpus": None, "name": None, "no_freeze": bool(arguments.command)}
+    inside = argparse.Namespace(**{**vars(arguments), **words})
+    return _rendered(inside, (narrowed(profile, found), path), arguments.oversubscribe)
 
 
 _NO_RESOURCES: dict[str, None] = dict.fromkeys(

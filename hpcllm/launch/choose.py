@@ -37,6 +37,9 @@ _SPECIAL = re.compile(
     r"debug|interactive|urgent|realtime|\btest|test\b|\bdev(el\w*)?\b|by arrangement|for (members|projects|courses)"
 )
 
+# What sbatch says when no controller has looked at the job.
+_NO_ANSWER = re.compile(r"configuration source|Unable to contact|[Tt]imed out|Connection refused")
+
 AnyJobT = TypeVar("AnyJobT", bound=AnyJob)
 
 
@@ -218,7 +221,7 @@ def _asked_one(trial: _Trial) -> _Trial:
         done = slurm(trial_tokens(trial.words), ASK_S)
     except UserError:  # no Slurm, or no answer in time: nothing is known of the start
         return trial
-    if done.returncode:
+    if done.returncode and not _NO_ANSWER.search(done.stderr):
         return replace(trial, queue=replace(trial.queue, refusal=slurm_words(done.stderr)))
     return replace(trial, queue=replace(trial.queue, start_s=start_in(done.stderr)))
 
