@@ -13,9 +13,9 @@ from hpcllm.errors import UserError
 from hpcllm.job.spec import frozen_any_job
 from hpcllm.launch.ahead import options_in, said_of
 from hpcllm.launch.pipeline import stages
+from hpcllm.launch.site_rules import slurm_seconds
 from hpcllm.plan.queue import qos_names
 from hpcllm.run_directory import Run
-from hpcllm.units import parse_seconds
 
 MIB = 2**20
 SPECIAL_STEPS = 0xFFFFFFF0  # from here on a step is no srun of somebody's: 0xfffffffa is salloc's own shell (slurm.h)
@@ -66,10 +66,8 @@ def allocation() -> Allocation | None:
 def time_left_s(found: Allocation) -> float | None:
     """Until Slurm takes the nodes back; None without a limit, and where squeue does not say."""
     done = said_of(["squeue", "--noheader", f"--jobs={found.job_id}", "--Format=TimeLeft"])
-    text = done.stdout.strip() if done and done.returncode == 0 else ""
-    if not re.fullmatch(r"(\d+-)?(\d+:)?\d+:\d\d", text):
-        return None
-    return parse_seconds(text if text.count(":") == 2 else f"00:{text}")
+    left_s = slurm_seconds(done.stdout) if done and done.returncode == 0 else math.inf
+    return left_s if math.isfinite(left_s) else None
 
 
 def resources(found: Allocation, profile: Profile, ranks: int | None, oversubscribe: bool) -> dict[str, object]:
@@ -83,7 +81,7 @@ def resources(found: Allocation, profile: Profile, ranks: int | None, oversubscr
     nodes = min(found.nodes, wanted or found.nodes)
     if wanted and wanted % nodes:
         near = f"{wanted // nodes * nodes} or {math.ceil(wanted / nodes) * nodes}"
-        raise UserError(f"--ranks: found {wanted}, which do not lie evenly on {_nodes(found)}; ask for {near}")
+        raise UserError(f"--ranks: found {wanted}; {_nodes(found)}, each for as many of them; ask for {near}")
     cores = max(1, found.cpus_per_node // node.threads_per_core)
     if wanted and wanted // nodes > cores and not oversubscribe:
         raise UserError(

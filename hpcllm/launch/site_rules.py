@@ -12,7 +12,7 @@ from functools import cached_property
 from hpcllm.cluster.profile import Profile
 from hpcllm.launch.ahead import Ahead, Queued, said_of, user
 from hpcllm.launch.finding import Finding, good, refusal, warning
-from hpcllm.units import format_seconds, parse_seconds
+from hpcllm.units import format_seconds
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,13 @@ def _of_partition(one: Ahead, name: str, row: Mapping[str, str], site: Site) -> 
 
 
 def slurm_seconds(text: str) -> float:
-    """`1-00:00:00`, `02:00`, `UNLIMITED`: as Slurm writes times; infinite where there is no limit."""
-    if not text[:1].isdecimal():
+    """`1-00:00:00`, `1-12`, `9:58`, `30`, `UNLIMITED`, as Slurm writes times; infinite where there is no limit."""
+    days, _, clock = text.strip().rpartition("-")
+    parts = clock.split(":")
+    if not all(part.isdecimal() for part in (*parts, days or "0")) or len(parts) > 3:
         return math.inf
-    if text.isdecimal():
-        return 60.0 * int(text)
-    return parse_seconds(text if text.count(":") == 2 else f"00:{text}")
+    hours, minutes, seconds = ([*parts, "0", "0"] if days else ["0", *parts, "0"] if len(parts) < 3 else parts)[:3]
+    return 86400.0 * int(days or 0) + 3600 * int(hours) + 60 * int(minutes) + int(seconds)
 
 
 # ---- how much is queued ----------------------------------------------------------------------------------------------
