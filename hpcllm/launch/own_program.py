@@ -25,7 +25,11 @@ class OwnProgram:
         """Where rank 0 is to be found; `python` is one of this machine."""
         host = '"$(hostname)"' if self.for_slurm else "127.0.0.1"
         port = 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'
-        return [f"MASTER_ADDR={host} MASTER_PORT=$({python} -c {shlex.quote(port)})", "export MASTER_ADDR MASTER_PORT"]
+        return [
+            f"MASTER_ADDR={host} MASTER_PORT=$({python} -c {shlex.quote(port)})",
+            *([_FIRST_NODE] if self.for_slurm else []),
+            "export MASTER_ADDR MASTER_PORT",
+        ]
 
     def hosts(self) -> list[str]:
         """Lines for the names of the nodes and the id of the job, of an array with its task."""
@@ -86,6 +90,11 @@ workers() {
 }
 TF_WORKERS=$(workers)
 export TF_WORKERS=${TF_WORKERS#, }"""
+
+_FIRST_NODE = (
+    "[[ -z ${HPCLLM_FOREGROUND:-} || -z ${SLURM_JOB_ID:-} ]] || "
+    'read -r MASTER_ADDR < <(scontrol show hostnames "$SLURM_JOB_NODELIST")  # the shell of salloc may be elsewhere'
+)
 
 _SLURM_HOSTS = (
     '[[ -z ${SLURM_JOB_ID:-} ]] || { hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd ,)'
