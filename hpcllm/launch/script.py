@@ -108,6 +108,7 @@ class Script:
             _afterwards(self),
         )
         text = "\n\n".join(section for section in sections if section) + "\n"
+        text = text.replace("\r\n", "\r''\n")  # sbatch refuses a script that holds DOS line breaks, in quotes too
         wrong = re.search(r"[\0\ud800-\udfff]", text)
         if wrong:
             what = "a NUL character, which no program can be given" if wrong[0] == "\0" else "bytes that are no UTF-8"

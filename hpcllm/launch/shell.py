@@ -48,7 +48,8 @@ def expanding(text: str) -> str:
     parts = re.split(rf"(\${NAME}|\$\{{{NAME}\}})", text)
     plain = [in_double_quotes(part)[1:-1] for part in parts[::2]]
     variables = ["${" + part.strip("${}") + "-}" for part in parts[1::2]]
-    return '"' + "".join(a + b for a, b in zip(plain, [*variables, ""], strict=True)) + '"'
+    text = "".join(a + b for a, b in zip(plain, [*variables, ""], strict=True))
+    return '"' + text.replace("\r\n", '\r""\n') + '"'  # no DOS line break in a script: see Script.text
 
 
 def directive_word(value: str) -> str:

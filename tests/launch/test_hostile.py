@@ -371,6 +371,7 @@ def test_no_string_runs_anywhere_and_every_one_arrives_as_it_was_given(place: St
     for number in range(COUNT):
         case, text = rendered(place, number)
         (place.folder / "module.noted").write_bytes(b"")
+        assert "\r\n" not in text  # sbatch refuses it
         checked = subprocess.run(["bash", "-n", case.script.path], capture_output=True, text=True)
         assert (checked.returncode, checked.stderr) == (0, ""), text
 
