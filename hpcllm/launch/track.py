@@ -70,13 +70,16 @@ def status(run: Run) -> list[StageStatus]:
     return list(look(run).stages)
 
 
-def look(run: Run) -> RunStatus:
-    """Every stage in order, by one query of each source for all jobs, and whether Slurm answered."""
+def look(run: Run, answer: Answer | None = None) -> RunStatus:
+    """Every stage in order, by one query of each source for all jobs, and whether Slurm answered.
+
+    `answer`: what it said already, of the jobs of several runs (`asked_of`) at once.
+    """
     rows = stages(frozen_any_job(run))
     job_ids = {name: ids[-1] for name, ids in submitted(run).items() if ids}
-    by_hand = [own for stage in rows if (own := _unfinished_job_id(_record(run, stage)))]
-    asked = list(dict.fromkeys([*job_ids.values(), *by_hand]))
-    answer = ask(asked) if asked else Answer({})
+    if answer is None:
+        asked = asked_of(run)
+        answer = ask(asked) if asked else Answer({})
     found: dict[str, StageStatus] = {}
     for stage in rows:
         before = [found[name] for name in stage.after if found[name].state != "done"]
@@ -84,6 +87,13 @@ def look(run: Run) -> RunStatus:
         now = _out_of_date(run, stage, now) if _is_outdated(run, stage, now) else now
         found[stage.name] = replace(now, earlier=earlier_attempts(run, stage.id))
     return RunStatus(tuple(found.values()), answer.silence)
+
+
+def asked_of(run: Run) -> list[str]:
+    """The ids of the jobs that tell how a run is: the latest of each stage, by whomever it was submitted."""
+    job_ids = [ids[-1] for ids in submitted(run).values() if ids]
+    by_hand = [own for stage in stages(frozen_any_job(run)) if (own := _unfinished_job_id(_record(run, stage)))]
+    return list(dict.fromkeys([*job_ids, *by_hand]))
 
 
 def submitted(run: Run) -> dict[str, list[str]]:
