@@ -82,8 +82,8 @@ if ((code != 0)) && [[ $(squeue -h -j "${SLURM_JOB_ID:-0}" -O PreemptTime) == 20
 _LOST_NODE = """\
 # Ranks whose peer is gone end with an error of their own; what srun said tells whether its node is gone.
 if ((code != 0 && code != 75)) && [[ -n ${SLURM_JOB_ID:-} ]]; then
-  mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-  if bad_nodes lost "$RUN" "$log" @RANKS_PER_NODE@ "${hosts[@]}"; then code=75; fi
+  mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+  if bad_nodes lost "$RUN" "$log" @RANKS_PER_NODE@ "${nodes[@]}"; then code=75; fi
 fi"""
 
 # Slurm takes a list of nodes to leave out of a waiting job alone. Requeueing ends this script by TERM, which must not

@@ -12,7 +12,7 @@ NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 
 # Variables that a script cannot export with somebody else's value, by the reason (man bash, "Shell Variables").
 _OWN = "RUN PYTHON log attempt child again warned signal launch code hosts job_id start alive file used"
-_OWN += " bad state PACKED disk archive once send unpack hook inside SITE_PYTHON"
+_OWN += " bad nodes state PACKED disk archive once send unpack hook inside SITE_PYTHON"
 _READ_ONLY = "BASHOPTS BASH_VERSINFO EUID PPID SHELLOPTS UID"
 _CHANGING = (
     "_ BASHPID BASH_ARGV0 BASH_COMMAND BASH_SUBSHELL DIRSTACK EPOCHREALTIME EPOCHSECONDS FUNCNAME GROUPS HISTCMD LINENO"

@@ -1,12 +1,12 @@
 """A training that is warned, preempted or loses a node goes on by itself, to the same weights to the bit.
 
-Two of them at once: hpcllm's own, and a script that knows nothing of it. The long cases, with real time limits three
+Each of two: hpcllm's own, and a script that knows nothing of it. The long cases, with real time limits three
 times over, are `python benchmarks/lifecycle.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,6 @@ from hpcllm.run_directory import Run, read_json
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("quiet_queue")]
 STEPS = {"train": 40, "command": 50}
-Make = Callable[[], tuple[Training, Training]]
 
 
 @pytest.fixture(scope="module")
@@ -33,59 +32,41 @@ def undisturbed(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return both
 
 
-@pytest.fixture
-def make(lab: Lab, tmp_path: Path, undisturbed: dict[str, Training]) -> Make:
-    """The same two trainings, fresh."""
-
-    def made() -> tuple[Training, Training]:
-        tokens = undisturbed["train"].run
-        return own(lab, tmp_path, tokens, STEPS["train"]), theirs(lab, tmp_path, STEPS["command"])
-
-    return made
-
-
-def assert_same_weights(undisturbed: dict[str, Training], training: Training, *earlier: str) -> None:
-    """And status tells what happened on the way."""
-    assert training.wait_until_done(120).earlier == earlier, training.log()
-    assert training.fingerprint() == undisturbed[training.stage].fingerprint()
+@pytest.fixture(params=STEPS)
+def training(
+    request: pytest.FixtureRequest, lab: Lab, tmp_path: Path, undisturbed: dict[str, Training]
+) -> Iterator[Training]:
+    """One of the two, fresh and submitted; in the end its weights are those of the undisturbed one."""
+    kind = request.param
+    tokens = undisturbed["train"].run
+    made = own(lab, tmp_path, tokens, STEPS[kind]) if kind == "train" else theirs(lab, tmp_path, STEPS[kind])
+    start(made)
+    yield made
+    assert made.fingerprint() == undisturbed[kind].fingerprint()
 
 
-def test_warned_before_its_time_limit_it_saves_and_goes_on(make: Make, undisturbed: dict[str, Training]) -> None:
-    both = make()
-    start(*both)
+def test_warned_before_its_time_limit_it_saves_and_goes_on(training: Training) -> None:
+    warn(training)
 
-    warn(*both)
-
-    for training in both:
-        assert_same_weights(undisturbed, training, "interrupted")
+    assert training.wait_until_done(60).earlier == ("interrupted",)
 
 
-def test_preempted_it_goes_on(make: Make, undisturbed: dict[str, Training]) -> None:
-    both = make()
-    start(*both)
+def test_preempted_it_goes_on(training: Training) -> None:
+    preempt(training)
 
-    preempt(*both)
-
-    for training in both:
-        assert_same_weights(undisturbed, training, "preempted")
+    assert training.wait_until_done(60).earlier == ("preempted",)
 
 
-def test_when_its_node_dies_it_goes_on_elsewhere(lab: Lab, make: Make, undisturbed: dict[str, Training]) -> None:
+def test_when_its_node_dies_it_goes_on_elsewhere(lab: Lab, training: Training) -> None:
     """Slurm sees after SlurmdTimeout (10 s in the lab) that a node does not answer."""
-    both = make()
-    start(*both)
-    lost: list[str] = []
+    lost = lose_node(lab, training)
     try:
-        for training in both:
-            lost.append(lose_node(lab, training))
-        for training in both:
-            training.wait(lambda one=training: one.now().state == "pending" or one.now().earlier, 60)
+        found = training.wait_until_done(90)
     finally:
-        for node in lost:
-            lab.node("start", node)
+        lab.node("start", lost)
 
-    for training in both:
-        assert_same_weights(undisturbed, training, "node failure")
+    assert found.earlier == ("node failure",), training.log()
+    assert lost not in training.hosts()
 
 
 def test_a_slow_node_is_left_out_of_the_retry_and_of_the_next_submit(lab: Lab, tmp_path: Path) -> None:
