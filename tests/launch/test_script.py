@@ -123,7 +123,7 @@ def test_a_variable_that_bash_cannot_have_is_the_users_mistake(command_script: M
 
 def test_a_nul_character_is_the_users_mistake(command_script: Maker) -> None:
     with pytest.raises(UserError, match="NUL"):
-        command_script("echo", "a\0b")
+        command_script("true", environment=(Setting("GIVEN", "a\0b", "job.environment.GIVEN", ""),))
 
 
 # ---- how it ends -----------------------------------------------------------------------------------------------------
