@@ -26,7 +26,7 @@ from submitit.core import job_environment, logger, utils
 from submitit.core.core import InfoWatcher, Job
 from submitit.local.local import LocalExecutor, LocalJob
 
-from hpcllm.cluster.detect import find_mpirun, mpi_flavour, usable_cpus
+from hpcllm.cluster.detection.here import find_mpirun, mpi_flavour, usable_cpus
 from hpcllm.errors import UserError
 from hpcllm.launch.mpirun_job import Order, identity, is_alive, pid_file, requeue_file, started_file
 
