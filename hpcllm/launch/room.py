@@ -19,7 +19,7 @@ from hpcllm.launch.purge import filesystem_of
 from hpcllm.launch.slurm import slurm
 from hpcllm.plan.plan import read_plan
 from hpcllm.run_directory import Run
-from hpcllm.units import format_bytes, format_count
+from hpcllm.units import format_bytes
 
 QUOTA_S = 3.0  # for the filesystem's word on a quota
 MOST_FILES = 1000  # of a corpus that are looked at
@@ -107,8 +107,8 @@ def _against_quota(need: Need, quota: Quota) -> list[Finding]:
         found += _against(need, quota.limit_bytes - quota.used_bytes, "quota: left")
     left_files = None if quota.limit_files is None else quota.limit_files - quota.used_files
     if left_files is not None and left_files < FEW_FILES:
-        used, limit = format_count(quota.used_files), format_count(quota.limit_files or 0)
-        found.append(refusal("room", f"quota: {used} of {limit} files; a run has up to {FEW_FILES}; {_MAKE_ROOM}"))
+        used = f"{quota.used_files} of {quota.limit_files} files"
+        found.append(refusal("room", f"quota: {used}; a run has up to {FEW_FILES}; {_MAKE_ROOM}"))
     return found
 
 

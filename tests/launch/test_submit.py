@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from shipped_jobs import described, leave_outputs
 from slurm_says import accounted, queued
 
-from hpcllm.errors import UserError
+from hpcllm.errors import HpcllmError, Interrupted, UserError
 from hpcllm.job.spec import CommandJob, frozen_any_job
 from hpcllm.launch.dag_scripts import sbatch_tokens
 from hpcllm.launch.key import stage_key
@@ -106,6 +107,66 @@ def test_when_one_submission_breaks_the_earlier_ones_are_cancelled(
 
     assert sorted(cancelled.read_text().split()) == ["1", "2"]
     assert not demo_run.jobs_json.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_the_middle_withdraws_what_was_submitted(
+    demo_run: Run, fake_slurm: Fake, number: signal.Signals
+) -> None:
+    """The signal comes while the second sbatch is at it, whose job is known to Slurm before its id is to us."""
+    kill = f"[[ $* == *20-shard* && $1 != --test-only ]] && kill -{number.name.removeprefix('SIG')} $PPID"
+    fake_slurm("sbatch", f"{kill}\n{SBATCH}")
+    quiet(fake_slurm)
+    cancelled = fake_slurm("scancel", "")
+
+    with pytest.raises(Interrupted, match=f"stopped by {number.name}: nothing of this call stays in the queue"):
+        submit(demo_run)
+
+    assert cancelled.read_text().split() == ["2", "1"]
+    assert not demo_run.jobs_json.exists()
+    assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+
+
+def test_a_job_that_slurm_took_without_saying_so_is_withdrawn_too(demo_run: Run, fake_slurm: Fake) -> None:
+    """sbatch times out, and the controller has the job all the same: it is found in the queue by its script."""
+    fake_slurm("sbatch", '[[ $1 == --test-only ]] || { echo "Socket timed out" >&2; exit 1; }')
+    in_queue = f"77|research|normal|batch|{demo_run.script('10-tokenizer')}|\\n"
+    asked = demo_run.root.parent / "asked"
+    own = f'[[ $* == *Command* ]] && {{ [[ ! -e {asked} ]] || printf "{in_queue}"; touch {asked}; }}; exit 0'
+    quiet(fake_slurm)
+    fake_slurm("squeue", own)
+    cancelled = fake_slurm("scancel", "")
+
+    with pytest.raises(UserError, match="Socket timed out"):
+        submit(demo_run)
+
+    assert cancelled.read_text().split() == ["77"]
+
+
+def test_jobs_that_cannot_be_withdrawn_are_named(
+    demo_run: Run, fake_slurm: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_slurm("sbatch", SBATCH)
+    quiet(fake_slurm)
+    fake_slurm("scancel", 'echo "scancel: error: Unable to contact slurm controller" >&2; exit 1')
+    monkeypatch.setenv("FAIL", "1")
+
+    with pytest.raises(HpcllmError, match="Socket timed out.*Unable to contact.*cancel by hand: scancel 2 1"):
+        submit(demo_run)
+
+
+def test_what_a_killed_submit_left_in_the_queue_is_taken_over(demo_run: Run, fake_slurm: Fake) -> None:
+    fake_slurm("sbatch", SBATCH)
+    quiet(fake_slurm)
+    left = f"77|research|normal|batch|{demo_run.script('10-tokenizer')}|"
+    fake_slurm("squeue", f'[[ $* == *Command* ]] && echo "{left}" || {queued("77", "PENDING")}')
+
+    made = submit(demo_run)
+
+    assert "tokenizer" not in made
+    assert read_json(demo_run.jobs_json)["tokenizer"] == ["77"]
+    asked = (demo_run.root.parent / "sbatch.calls").read_text()
+    assert f"--dependency=afterok:77 --kill-on-invalid-dep=yes {demo_run.script('20-shard')}" in asked
 
 
 def test_two_submits_at_once_submit_once(demo_run: Run, fake_slurm: Fake) -> None:

@@ -1,0 +1,181 @@
+"""Which queue a job goes to that leaves it open: what can run it, when Slurm would start it, and what the rules say."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from shipped_jobs import demo, described
+
+from hpcllm.cluster.profile import Profile, load_profile, shipped_profiles
+from hpcllm.cluster.user import NOBODY
+from hpcllm.errors import UserError
+from hpcllm.job.spec import CommandJob
+from hpcllm.launch.choose import Queue, choose, on_queue, start_in
+from hpcllm.plan.search import search
+from hpcllm.report.queue_lines import queue_lines
+
+Fake = Callable[[str, str], Path]
+
+
+def cluster(partitions: dict[str, Any], **scheduler: Any) -> Profile:
+    """Three kinds of nodes: `cpu` with 8 cores, `gpu` with 4 GPUs, and `fat` with 8."""
+    data = described().model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    gpus = {"model": "A100-80GB", "memory": "80GiB"}
+    data["nodes"] = {
+        "cpu": {"count": 8, "cores": 8, "memory": "32GiB"},
+        "gpu": {"count": 8, "cores": 64, "memory": "512GiB", "gpus": {"count": 4, **gpus}},
+        "fat": {"count": 8, "cores": 64, "memory": "512GiB", "gpus": {"count": 8, **gpus}},
+    }
+    data["scheduler"] = {"kind": "slurm", "partitions": partitions, "exclusive": True, **scheduler}
+    return Profile.model_validate(data)
+
+
+def command(**resources: Any) -> CommandJob:
+    return CommandJob.model_validate({"name": "mine", "command": ["true"], "resources": {"time": "1h", **resources}})
+
+
+def names(queues: tuple[Queue, ...]) -> list[str]:
+    return [queue.partition for queue in queues if not queue.refusal]
+
+
+def starting(fake_slurm: Fake, **waits_s: int | str) -> Path:
+    """An sbatch that would start a job in each partition so many seconds from now, or refuses it in these words."""
+    now_s = round(time.time())
+    cases = "".join(
+        f'*partition={name}\\ *) echo "sbatch: error: {wait}" >&2; exit 1;;\n'
+        if isinstance(wait, str)
+        else f'*partition={name}\\ *) echo "sbatch: Job 7 to start at {now_s + wait} using 8 processors" >&2;;\n'
+        for name, wait in waits_s.items()
+    )
+    return fake_slurm("sbatch", f'case "$*" in\n{cases}esac')
+
+
+def test_of_two_alike_the_one_that_starts_first_is_taken(fake_slurm: Fake) -> None:
+    calls = starting(fake_slurm, slow=7200, quick=60)
+    profile = cluster({"slow": {"node_type": "cpu", "default": True}, "quick": {"node_type": "cpu"}})
+
+    queues = choose(profile, command(), NOBODY)
+
+    assert names(queues) == ["quick", "slow"]
+    assert all("--test-only" in call and "--nodes=1 " in call for call in calls.read_text().splitlines())
+
+
+def test_idle_gpus_count_as_lost_time(fake_slurm: Fake) -> None:
+    starting(fake_slurm, fat=0, gpu=600)
+    profile = cluster({"fat": {"node_type": "fat", "default": True}, "gpu": {"node_type": "gpu"}})
+
+    queues = choose(profile, command(gpus_per_node=4), NOBODY)
+
+    assert names(queues) == ["gpu", "fat"]  # half of a node idle for an hour is worse than ten minutes of waiting
+    assert [queue.wasted for queue in queues] == [0.0, 0.5]
+
+
+def test_what_is_preempted_or_for_special_use_comes_last(fake_slurm: Fake) -> None:
+    starting(fake_slurm, debug=0, spare=0, batch=86_400)
+    kinds = {"debug": {}, "spare": {"preemptible": True}, "batch": {"default": True}}
+    profile = cluster({name: {"node_type": "cpu", **fields} for name, fields in kinds.items()})
+
+    assert names(choose(profile, command(), NOBODY)) == ["batch", "spare", "debug"]
+
+
+def test_a_refusal_of_slurm_is_shown_and_not_chosen(fake_slurm: Fake) -> None:
+    starting(fake_slurm, closed="Invalid account specified", open=60)
+    profile = cluster({"closed": {"node_type": "cpu", "default": True}, "open": {"node_type": "cpu"}})
+
+    queues = choose(profile, command(), NOBODY)
+
+    assert queues[0].partition == "open"
+    assert queue_lines(queues)[-1].endswith("closed  cannot: Invalid account specified")
+
+
+def test_a_job_that_slurm_takes_nowhere_hears_every_reason(fake_slurm: Fake) -> None:
+    starting(fake_slurm, one="Invalid qos specification", two="Job violates accounting policy")
+    profile = cluster({"one": {"node_type": "cpu"}, "two": {"node_type": "cpu"}})
+
+    with pytest.raises(UserError, match=r"(?s)one: Invalid qos specification\n.*two: Job violates accounting policy"):
+        choose(profile, command(), NOBODY)
+
+
+def test_without_any_word_of_slurm_the_default_that_fits_is_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    profile = cluster({"other": {"node_type": "cpu"}, "usual": {"node_type": "cpu", "default": True}})
+
+    assert names(choose(profile, command(), NOBODY)) == ["usual", "other"]
+
+
+def test_a_job_that_says_nothing_of_gpus_stays_on_the_usual_kind_of_nodes(fake_slurm: Fake) -> None:
+    starting(fake_slurm, cpu=0, gpu=3600)
+    profile = cluster({"gpu": {"node_type": "gpu", "default": True}, "cpu": {"node_type": "cpu"}})
+
+    assert names(choose(profile, command(), NOBODY)) == ["gpu"]
+    assert names(choose(profile, command(gpus_per_node=0), NOBODY)) == ["cpu", "gpu"]
+
+
+def test_more_time_than_is_allowed_is_cut_only_where_no_queue_allows_it(fake_slurm: Fake) -> None:
+    starting(fake_slurm, short=0, long=86_400)
+    limits = {"short": "20m", "long": "2h"}
+    profile = cluster({name: {"node_type": "cpu", "max_time": limit} for name, limit in limits.items()})
+
+    fits = choose(profile, command(), NOBODY)[0]
+    cut = choose(profile, command(time="5h"), NOBODY)
+
+    assert (fits.partition, fits.is_cut) == ("long", False)
+    assert {queue.partition: (queue.jobs, queue.time_s) for queue in cut} == {"short": (15, 1200), "long": (3, 7200)}
+    job = on_queue(command(time="5h"), cut[0])
+    assert (job.slurm.partition, job.resources.time_s, job.slurm.chained_jobs) == ("short", 1200, 15)
+
+
+def test_a_qos_is_named_only_where_the_usual_one_will_not_do(fake_slurm: Fake) -> None:
+    starting(fake_slurm, gpu=0)
+    qos = {"normal": {"max_time": "1h"}, "long": {"max_time": "8h"}, "debug": {"max_time": "9h"}}
+    profile = cluster({"gpu": {"node_type": "gpu", "qos": "normal"}}, qos=qos)
+
+    assert choose(profile, command(), NOBODY)[0].qos is None
+    assert choose(profile, command(time="4h"), NOBODY)[0].qos == "long"
+
+
+def test_a_named_partition_is_not_chosen_against(fake_slurm: Fake) -> None:
+    starting(fake_slurm, slow=7200, quick=0)
+    profile = cluster({"slow": {"node_type": "cpu"}, "quick": {"node_type": "cpu"}})
+    job = command()
+    job = job.model_copy(update={"slurm": job.slurm.model_copy(update={"partition": "slow"})})
+
+    assert names(choose(profile, job, NOBODY)) == ["slow"]
+
+
+def test_a_training_is_compared_by_the_time_of_its_plan(fake_slurm: Fake) -> None:
+    starting(fake_slurm, cpu=60, other=0)
+    profile = cluster({"cpu": {"node_type": "cpu", "default": True}, "other": {"node_type": "cpu"}})
+    nodes = {name: node.model_copy(update={"flops_per_s": 1e12}) for name, node in profile.nodes.items()}
+    profile = profile.model_copy(update={"nodes": nodes})
+
+    queues = choose(profile, demo(), NOBODY)
+
+    assert names(queues) == ["other", "cpu"]
+    assert queues[0].work_s == search(profile, demo()).total_s != demo().resources.time_s
+
+
+def test_in_the_lab_nobody_takes_the_urgent_queue_unasked(fake_slurm: Fake) -> None:
+    starting(fake_slurm, batch=600, urgent=0, short=0)
+
+    assert names(choose(load_profile(shipped_profiles() / "slurm-lab.yaml"), demo(), NOBODY))[0] == "batch"
+
+
+@pytest.mark.parametrize(
+    ("said", "start_s"),
+    [
+        ("sbatch: Job 3 to start at 1795530481 using 2 processors on nodes n[1-2] in partition batch", 1795530481.0),
+        (
+            "sbatch: Job 3 to start at 1970-01-02T00:00:00 using 2 processors",
+            time.mktime((1970, 1, 2, 0, 0, 0, 0, 0, -1)),
+        ),
+        ("sbatch: Job 3 to start at Unknown using 2 processors", None),
+        ("", None),
+    ],
+)
+def test_the_start_is_read_in_each_of_slurms_ways(said: str, start_s: float | None) -> None:
+    assert start_in(said) == start_s
