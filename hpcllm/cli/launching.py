@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from hpcllm.cli.sweeping import is_sweep, rendered_sweep, run_here, submit
 from hpcllm.cli.words import (
     cluster_option,
     command,
@@ -97,7 +98,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     from hpcllm.report.plan_table import plan_text
 
     profile, _ = profile_of(arguments)
-    job = _with_resources(load_job(arguments.job), arguments)
+    job = with_resources(load_job(arguments.job), arguments)
     plan = search(profile, job, user=load_user())
     if arguments.json:
         print_json(plan.to_json())
@@ -107,6 +108,9 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 
 def _render(arguments: argparse.Namespace) -> None:
+    if is_sweep(arguments):
+        print(f"rendered {rendered_sweep(arguments).root}")
+        return
     profile, path = profile_of(arguments)
     run = _rendered(arguments, (profile, path))
     local = profile.scheduler.kind == "local"
@@ -118,7 +122,10 @@ def _render(arguments: argparse.Namespace) -> None:
 def _submit(arguments: argparse.Namespace) -> None:
     from hpcllm.cli.submitting import removed_afterwards, say_dry, submit_run
 
-    run, new_parent = _again(arguments), not RUNS.exists()
+    if is_sweep(arguments):
+        submit(arguments)
+        return
+    run, new_parent = again(arguments), not RUNS.exists()
     made = run is None
     run = run or _rendered(arguments, profile_of(arguments), choosing=True)
     if not arguments.dry_run:
@@ -134,7 +141,10 @@ def _run(arguments: argparse.Namespace) -> None:
     from hpcllm.launch.allocation import allocation, check_large_enough
     from hpcllm.launch.local import run_local
 
-    run, found = _again(arguments), allocation()
+    if is_sweep(arguments):
+        run_here(arguments)
+        return
+    run, found = again(arguments), allocation()
     if run is not None and found:
         check_large_enough(found, run)
     run_local(run or (_rendered_in(found, arguments) if found else None) or _rendered_here(arguments))
@@ -172,7 +182,7 @@ _NO_RESOURCES: dict[str, None] = dict.fromkeys(
 )
 
 
-def _again(arguments: argparse.Namespace) -> Run | None:
+def again(arguments: argparse.Namespace) -> Run | None:
     """The run directory given in place of a job file, to go on with as it was rendered. None: it is a job file."""
     from hpcllm.run_directory import Run
 
@@ -245,16 +255,16 @@ def _job(arguments: argparse.Namespace) -> AnyJob:
     if (arguments.job is None) == (not arguments.command):
         raise UserError("expected a job file, or a program behind --, such as: -- python train.py")
     if arguments.job is not None:
-        job = _with_resources(load_any_job(arguments.job), arguments)
+        job = with_resources(load_any_job(arguments.job), arguments)
         return job.model_copy(update={"freeze": False}) if arguments.no_freeze else job
     command = tuple(arguments.command)
     script = next((word for word in command if os.path.isfile(word)), command[0])  # train.py, rather than python
     of_script = re.sub(r"[^\w.+-]+", "-", Path(script).stem).lstrip(".-")[:100]
     given = {"name": arguments.name or of_script or "command", "command": command, "freeze": not arguments.no_freeze}
-    return _with_resources(check(given, CommandJob, COMMAND_LINE, {}), arguments)
+    return with_resources(check(given, CommandJob, COMMAND_LINE, {}), arguments)
 
 
-def _with_resources(job: JobT, arguments: argparse.Namespace) -> JobT:
+def with_resources(job: JobT, arguments: argparse.Namespace) -> JobT:
     """The job with what the command line says of nodes, time and queue."""
     from hpcllm.job.spec import SlurmSpec
     from hpcllm.source import check

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpcllm.cli import sweeping
 from hpcllm.cli.words import command, group, json_option, positive, print_json, print_rich, run_argument, run_of
 
 if TYPE_CHECKING:
@@ -83,6 +84,9 @@ def _status(arguments: argparse.Namespace) -> None:
     from hpcllm.launch.track import look
     from hpcllm.report.status_table import status_table
 
+    if sweeping.holds_one(arguments.run):
+        sweeping.status(arguments)
+        return
     run = run_of(arguments)
     if arguments.efficiency:
         _efficiency(run, arguments.json)
@@ -131,6 +135,9 @@ def _logs(arguments: argparse.Namespace) -> None:
 def _cancel(arguments: argparse.Namespace) -> None:
     from hpcllm.launch.track import cancel
 
+    if sweeping.holds_one(arguments.run):
+        sweeping.cancel(arguments)
+        return
     print(cancel(run_of(arguments), arguments.stage))
 
 
@@ -138,7 +145,7 @@ def _report(arguments: argparse.Namespace) -> None:
     from hpcllm.report import html, terminal
     from hpcllm.run_directory import Run
 
-    runs = [Run.open(path) for path in arguments.runs]
+    runs = [Run.open(path) for given in arguments.runs for path in sweeping.runs_in(given)]
     if arguments.json:
         print_json(terminal.summary_json(runs))
         return

@@ -255,6 +255,8 @@ class SlurmSpec(Record):
     chained_jobs: Positive | None = None
     """How many jobs one after another a long stage needs, where the site starts none again (scheduler.requeue: false);
     left out, as many as the plan says."""
+    at_a_time: Positive | None = None
+    """Of a sweep, how many runs may be running at a time; left out, as many as there is room for."""
     directives: Directives = {}
     """Further directives by name (`reservation: maintenance`); they win over what is derived."""
 

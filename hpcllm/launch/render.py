@@ -7,6 +7,7 @@ all; rendering the same job into it again renews its scripts and its software, a
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,10 @@ def render(
     user: User | None = None,
     oversubscribe: bool = False,
     cwd: Path | None = None,
+    beside: Run | None = None,
 ) -> Run:
     """Write the run directory `out`. The plan of a command is None; `cwd` is where a command starts (here, left out).
+    `beside` is a run rendered just now, whose frozen hpcllm this one is linked to.
 
     Raises UserError when `out` holds something else, or the user's code in another state, and what `derive.layout` and
     `derive.settings` raise.
@@ -76,7 +79,7 @@ def render(
         script = _script(run, stage, meant, profile, derived, code)
         scripts.append(replace(script, key=key_of(resolved["job"], built, job, stage)) if own else script)
     lengths = {stage.name: chain_length(profile, job, plan, stage) for stage in stages(job)}
-    _write(run, {**given, **_scripts(run, scripts, lengths)}, code)
+    _write(run, {**given, **_scripts(run, scripts, lengths)}, code, beside)
     return run
 
 
@@ -168,7 +171,7 @@ def _difference(before: Any, after: Any, at: str = "") -> list[str]:
     return [] if before == after else [at.removeprefix(".")]
 
 
-def _write(run: Run, files: dict[Path, str], code: Code | None) -> None:
+def _write(run: Run, files: dict[Path, str], code: Code | None, beside: Run | None) -> None:
     if run.resolved_json.exists():
         _renew(run, files)
         return
@@ -178,7 +181,11 @@ def _write(run: Run, files: dict[Path, str], code: Code | None) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8")
             _mark_executable(target)
-        copy_code(new / run.code.relative_to(run.root))
+        frozen = new / run.code.relative_to(run.root)
+        if beside:
+            frozen.symlink_to(os.path.relpath(beside.code, run.env))
+        else:
+            copy_code(frozen)
         if code:
             write_code(code, Run(new))
         (new / run.logs.relative_to(run.root)).mkdir()  # Slurm opens a job's log before the script could make it

@@ -107,7 +107,7 @@ def cancel(run: Run, stage_name: str | None = None) -> str:
 
     All of the DAG, or one stage and what comes after it.
     """
-    meant = _with_all_after(run, stage_name)
+    meant = with_all_after(run, stage_name)
     alive = [found for found in status(run) if found.state in ALIVE and found.stage in meant]
     before = submitted(run)
     chains = [rest_of_chain(found.job_id, before.get(found.stage, [])) for found in alive if found.job_id]
@@ -122,7 +122,7 @@ def cancel(run: Run, stage_name: str | None = None) -> str:
     return f"cancelled {names}" if names else f"nothing of {what} is queued or running here"
 
 
-def _with_all_after(run: Run, stage_name: str | None) -> Collection[str]:
+def with_all_after(run: Run, stage_name: str | None) -> Collection[str]:
     """The names of all stages, or of one and of those that need it."""
     job = frozen_any_job(run)
     meant = {find_stage(job, stage_name).name} if stage_name else {stage.name for stage in stages(job)}

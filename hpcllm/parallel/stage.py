@@ -192,7 +192,9 @@ def _heartbeat(path: Path, ended: threading.Event) -> None:
 
 
 def _job_id() -> str | None:
-    return os.environ.get("SLURM_JOB_ID")
+    """Slurm's id; of a task of an array as squeue shows it, `12_3`."""
+    array, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def _restarts() -> int:

@@ -30,12 +30,17 @@ _STYLES: dict[State, str] = {
 # What a row says, and from how many columns of a terminal on there is room for it.
 _COLUMNS: tuple[tuple[str, int, Callable[[StageStatus], Text | str]], ...] = (
     ("job", 80, lambda stage: stage.job_id or ""),
-    ("state", 0, lambda stage: Text(stage.state, style=_STYLES[stage.state])),
+    ("state", 0, lambda stage: state_text(stage.state)),
     ("since", 120, lambda stage: _clock(stage.since)),
     ("took", 60, lambda stage: _took(stage.elapsed_s)),
     ("nodes", 100, lambda stage: stage.nodes),
     ("progress, or why", 0, lambda stage: Text(_said(stage))),
 )
+
+
+def state_text(state: State) -> Text:
+    """A state in its colour."""
+    return Text(state, style=_STYLES[state])
 
 
 def poll_s(run: Run) -> float:

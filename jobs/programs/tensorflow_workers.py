@@ -22,7 +22,8 @@ with strategy.scope():
     bias = tf.Variable(0.0)
 
 
-def gradients(x, y):
+def descend(x, y):
+    """One step of this worker; the loss of its part of the batch."""
     with tf.GradientTape() as tape:
         logits = tf.squeeze(x @ weights, axis=1) + bias
         losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=y, logits=logits)
@@ -36,10 +37,12 @@ def gradients(x, y):
 
 @tf.function
 def step(batch):
-    losses = strategy.run(gradients, args=batch)
+    """One step of all workers; the loss of the batch."""
+    losses = strategy.run(descend, args=batch)
     return strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
 
 batches = iter(samples)
 losses = [float(step(next(batches))) for _ in range(STEPS)]
-print(f"worker {task['index']} of {workers}: loss {losses[0]:.4f} -> {losses[-1]:.4f}, bias {float(bias):.6f}", flush=True)
+fell = f"loss {losses[0]:.4f} -> {losses[-1]:.4f}"
+print(f"worker {task['index']} of {workers}: {fell}, bias {bias.numpy():.6f}", flush=True)

@@ -1,0 +1,147 @@
+"""A sweep in place of a run: what the commands do with a job file that has one, and with its folder."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpcllm.cli.words import print_json, print_rich, profile_of
+from hpcllm.errors import DoesNotFit, UserError
+
+if TYPE_CHECKING:
+    from hpcllm.cluster.profile import Profile
+    from hpcllm.job.sweep import Point
+    from hpcllm.launch.sweep import Sweep
+    from hpcllm.run_directory import Run
+
+
+def is_sweep(arguments: argparse.Namespace) -> bool:
+    """Whether the job that is named is a sweep: a file with the key, or a sweep's folder."""
+    if arguments.job is None or arguments.command:
+        return False
+    return holds_one(arguments.job) or (arguments.job.is_file() and bool(_grid(arguments.job)))
+
+
+def holds_one(folder: Path) -> bool:
+    """Whether it is a sweep's folder."""
+    return (folder / "sweep.json").exists()
+
+
+def rendered_sweep(arguments: argparse.Namespace) -> Sweep:
+    """The sweep of the job file, rendered; or the one whose folder is given. Raises what rendering a run raises."""
+    from hpcllm.job.sweep import points
+    from hpcllm.launch.sweep import Sweep, share
+
+    if arguments.job.is_dir():
+        return Sweep.open(arguments.job)
+    profile, path = profile_of(arguments)
+    found = points(arguments.job)
+    name = arguments.job.stem
+    folder = re.sub(r"[^\w.-]+", "-", name)
+    out = arguments.out or Path("runs") / f"{folder}-{datetime.now():%Y%m%d-%H%M%S}"
+    sweep = Sweep(out.absolute(), name, tuple(point.values for point in found))
+    sweep.write()
+    runs = sweep.runs
+    for i, point in enumerate(found):
+        _render(arguments, point, (profile, path), runs[i], runs[0] if i else None)
+    share(runs)
+    return sweep
+
+
+def submit(arguments: argparse.Namespace) -> None:
+    """Submit what is missing of a sweep, and say the ids."""
+    from hpcllm.launch.sweep_submit import submit_sweep
+
+    sweep = rendered_sweep(arguments)
+    if arguments.dry_run:
+        raise UserError(
+            f"--dry-run: of a sweep it cannot be told before; its scripts are in {sweep.root}/000/scripts; "
+            f"of one run: hpcllm submit --dry-run {shlex.quote(str(sweep.runs[0].root))}"
+        )
+    batches, waiting = submit_sweep(sweep)
+    for batch, job_id in batches:
+        runs = f"{len(batch.numbers)} runs" if batch.is_array else f"run {batch.numbers[0]:0{sweep.width}}"
+        print(f"{batch.stage.name:24} {job_id:12} {runs}")
+    at = shlex.quote(str(sweep.root))
+    if waiting:
+        print(f"{waiting} runs are more than may be in the queue; when some are done: hpcllm submit {at}")
+    print(f"follow  hpcllm status {at}")
+
+
+def run_here(arguments: argparse.Namespace) -> None:
+    """Every run of a sweep in the foreground, one after the other."""
+    from hpcllm.launch.local import run_local
+
+    for run in rendered_sweep(arguments).runs:
+        run_local(run)
+
+
+def status(arguments: argparse.Namespace) -> None:
+    """A row a run."""
+    from dataclasses import asdict
+
+    from hpcllm.launch.sweep import Sweep
+    from hpcllm.launch.sweep_status import look_at
+    from hpcllm.report.sweep_table import sweep_table
+
+    sweep = Sweep.open(arguments.run)
+    if arguments.efficiency:
+        raise UserError(f"--efficiency: of one run: hpcllm status --efficiency {sweep.runs[0].root}")
+    now = look_at(sweep)
+    if arguments.json:
+        print_json({"points": [dict(point) for point in sweep.points], **asdict(now)})
+    else:
+        print_rich(sweep_table(sweep, now))
+
+
+def cancel(arguments: argparse.Namespace) -> None:
+    """All of it, or one stage of all runs."""
+    from hpcllm.launch.sweep import Sweep
+    from hpcllm.launch.sweep_status import cancel_all
+
+    print(cancel_all(Sweep.open(arguments.run), arguments.stage))
+
+
+def runs_in(path: Path) -> list[Path]:
+    """The run directories that a path stands for."""
+    from hpcllm.launch.sweep import Sweep
+
+    return [run.root for run in Sweep.open(path).runs] if holds_one(path) else [path]
+
+
+def _grid(path: Path) -> object:
+    """What stands under `sweep`, as far as the file can be read."""
+    from hpcllm import source, yaml_text
+    from hpcllm.errors import SourceError
+
+    try:
+        data = yaml_text.read(source.read_text(path), str(path)).data
+    except SourceError:
+        return None
+    return data.get("sweep") if isinstance(data, dict) else None
+
+
+def _render(
+    arguments: argparse.Namespace, point: Point, found: tuple[Profile, Path | None], run: Run, beside: Run | None
+) -> None:
+    from hpcllm.cli.launching import with_resources
+    from hpcllm.cluster.user import load_user
+    from hpcllm.job.spec import Job, absolute
+    from hpcllm.launch.render import render
+    from hpcllm.plan.search import search
+
+    profile, profile_path = found
+    cwd = arguments.job.absolute().parent
+    job, plan = absolute(with_resources(point.job, arguments), cwd), None
+    if isinstance(job, Job):
+        plan = search(profile, job, user=load_user())
+        if not plan.fits:
+            limits = "; ".join(plan.limits)
+            raise DoesNotFit(f"{arguments.job}: {point.label} does not fit {profile.name}: {limits}")
+    print(f"{run.root.name} {point.label}", file=sys.stderr)
+    render(profile, profile_path, job, None, plan, run.root, cwd=cwd, beside=beside)

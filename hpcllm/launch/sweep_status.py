@@ -1,0 +1,42 @@
+"""What became of a sweep: one question to Slurm for the jobs of all its runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpcllm.errors import HpcllmError
+from hpcllm.launch.slurm import Answer, ask, slurm
+from hpcllm.launch.states import ALIVE
+from hpcllm.launch.sweep import Sweep
+from hpcllm.launch.track import RunStatus, asked_of, look, with_all_after
+
+
+@dataclass(frozen=True)
+class SweepStatus:
+    """All runs, now."""
+
+    runs: tuple[RunStatus, ...]
+    silence: str = ""
+    """Why Slurm does not answer, in its words."""
+
+
+def look_at(sweep: Sweep) -> SweepStatus:
+    """Every run in order, by one query of each source for all jobs."""
+    asked = list(dict.fromkeys(job_id for run in sweep.runs for job_id in asked_of(run)))
+    answer = ask(asked) if asked else Answer({})
+    return SweepStatus(tuple(look(run, answer) for run in sweep.runs), answer.silence)
+
+
+def cancel_all(sweep: Sweep, stage_name: str | None = None) -> str:
+    """Cancel what is queued or running of all runs, or of one stage and what comes after it. Says what it did."""
+    job_ids: dict[str, None] = {}
+    for run, now in zip(sweep.runs, look_at(sweep).runs, strict=True):
+        meant = with_all_after(run, stage_name)
+        alive = [found for found in now.stages if found.state in ALIVE and found.stage in meant and found.job_id]
+        job_ids |= dict.fromkeys(str(found.job_id) for found in alive)
+    if not job_ids:
+        return "nothing of this sweep is queued or running"
+    done = slurm(["scancel", *job_ids])
+    if done.returncode:
+        raise HpcllmError(f"scancel: {done.stderr.strip()}")
+    return f"cancelled {len(job_ids)} jobs"
