@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from hpcllm import source, yaml_text
 from hpcllm.cluster.fabric import Fabric
@@ -24,7 +24,6 @@ from hpcllm.errors import Problem, SourceError
 from hpcllm.mistakes import not_among
 from hpcllm.names import Environment
 from hpcllm.run_directory import Run
-from hpcllm.source import Record
 from hpcllm.units import Seconds
 from hpcllm.yaml_text import Document
 
@@ -107,15 +106,11 @@ class Profile(Known):
     measured: Measured | None = None
     """What `hpcllm profile probe` measured; plans prefer it."""
 
-    @field_validator("nodes", "filesystems")
-    @classmethod
-    def _not_empty(cls, value: dict[str, Record]) -> dict[str, Record]:
-        if not value:
-            raise ValueError("expected at least one")
-        return value
-
     def contradictions(self) -> Iterator[tuple[source.FieldPath, str]]:
-        """Partitions that name no node type, or a QOS that is not there."""
+        """No nodes or filesystems; partitions that name no node type, or a QOS that is not there."""
+        for key in ("nodes", "filesystems"):
+            if not getattr(self, key):
+                yield (key,), "expected at least one"
         if self.scheduler.kind == "slurm" and not self.scheduler.partitions:
             yield ("scheduler", "partitions"), "a Slurm cluster has at least one"
         for name, partition in self.scheduler.partitions.items():

@@ -5,6 +5,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hpcllm import cli
 from hpcllm.cluster.lint import lint_file
@@ -91,6 +92,19 @@ def test_every_planted_mistake_is_told_at_its_place_in_one_run(tmp_path):
         there = [error for error in errors if error.startswith(f"{file}:{place}: ")]
         assert any(all(part in error for part in parts) for error in there), (place, parts, errors)
     assert len(errors) == len(expected())
+
+
+@pytest.mark.parametrize("section", ["nodes", "filesystems"])
+@pytest.mark.parametrize("instead", ["SECTION: []", "SECTION: {}", "SECTION: many", ""])
+def test_a_section_without_any_entry_hides_no_other_mistake(tmp_path, section, instead):
+    document = yaml.safe_load((shipped_profiles() / "slurm-lab.yaml").read_text())
+    del document[section]
+    text = yaml.safe_dump({**document, "environment": {"https_proxy": "http://me:secret@proxy:3128"}})
+
+    errors = [str(f) for f in lint_file(written(tmp_path, text + instead.replace("SECTION", section)), TODAY).findings]
+
+    assert any(f": {section}: " in error for error in errors)
+    assert any("environment.https_proxy: a password or key" in error for error in errors)
 
 
 def test_the_command_prints_them_and_exits_as_for_a_mistake(tmp_path, capsys):

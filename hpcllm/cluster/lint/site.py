@@ -39,8 +39,8 @@ def doubts(profile: Profile) -> Iterator[Doubt]:
         yield from _partition(("scheduler", "partitions", name), queue, profile)
     for name, filesystem in profile.filesystems.items():
         yield from _filesystem(("filesystems", name), filesystem)
-    if all(filesystem.purpose != "scratch" for filesystem in profile.filesystems.values()):
-        first = next(iter(profile.filesystems))
+    first = next(iter(profile.filesystems), None)  # none where another mistake stands in their place
+    if first and all(filesystem.purpose != "scratch" for filesystem in profile.filesystems.values()):
         yield warning(("filesystems",), f"none is `purpose: scratch`; runs are written to {first}, the first")
     yield from _mpi(("software", "mpi"), profile.software.mpi)
     yield from _environment(profile)
