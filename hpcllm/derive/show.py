@@ -115,7 +115,9 @@ def _limits(profile: Profile, shape: Layout) -> list[tuple[str, Setting]]:
     if name is None or queue is None:
         return []
     at, limits = f"scheduler.partitions.{name}", scheduler.limits(name, None, shape.nodes)
-    rows = [_row(f"partition {name}: {_allowed(limits)}", at, queue.description)]
+    by_size = f"the time of a job on {_count(shape.nodes, 'node')}" if queue.max_time_from_nodes else ""
+    about = "; ".join(filter(None, (by_size, queue.description)))
+    rows = [_row(f"partition {name}: {_allowed(limits)}", at, about)]
     if queue.max_jobs or queue.max_submitted:
         counts = ((queue.max_jobs, "run"), (queue.max_submitted, "wait or run"))
         rows.append(_row("a user's jobs: " + ", ".join(f"{n} {what}" for n, what in counts if n), at))

@@ -25,8 +25,9 @@ def _of_scheduler(profile: Profile, layout: Layout) -> Iterator[Row]:
     name, queue = profile.partition(layout.partition)
     if queue is None:
         return
-    limit = None if math.isinf(profile.scheduler.limits(name or "", None, layout.nodes).max_time_s) else True
-    yield f"scheduler.partitions.{name}.max_time", limit, "any time is let through; Slurm refuses what is too long"
+    bounded = math.isfinite(profile.scheduler.limits(name or "", None, layout.nodes).max_time_s)
+    said = bounded or "max_time_s" in queue.model_fields_set or None  # `unlimited` is a site's word too
+    yield f"scheduler.partitions.{name}.max_time", said, "any time is let through; Slurm refuses what is too long"
     yield "scheduler.version", profile.scheduler.version, "taken for 22.05 or later"
 
 

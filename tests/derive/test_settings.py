@@ -132,6 +132,15 @@ def test_the_shown_derivation_ends_with_what_nobody_knows(a100):
     assert "fabric.interfaces" not in missing
 
 
+@pytest.mark.parametrize(("max_time", "asked"), [("unlimited", False), (None, True)])
+def test_a_time_that_is_said_to_be_unlimited_is_not_unknown(a100, max_time, asked):
+    queue = {"gpu": {"node_type": "a100", **({"max_time": max_time} if max_time else {})}}
+
+    text = derived_text(changed(a100, scheduler={"partitions": queue}))
+
+    assert ("scheduler.partitions.gpu.max_time" in text.partition("unknown, and it matters")[2]) is asked
+
+
 def test_the_shown_binding_is_a_line_for_each_rank(a100):
     text = derived_text(a100)
 
