@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterator
 from datetime import date
@@ -181,7 +182,7 @@ def _read(path: Path, below: tuple[Path, ...]) -> Document:
         return own
     file = _base(path, base)
     if file is None or file.resolve() in [p.resolve() for p in (*below, path)]:
-        what = "there is no such profile" if file is None else "profiles extend each other in a circle"
+        what = _no_such(path, base) if file is None else "profiles extend each other in a circle"
         raise SourceError([*own.problems, Problem(*own.places["extends",], "extends", f"found {base!r}; {what}")])
     extended = _read(file, (*below, path))
     if not isinstance(extended.data, dict):
@@ -203,6 +204,12 @@ def _base(path: Path, name: str) -> Path | None:
     folders = [path.parent, *profile_folders()]
     files = [folder / f"{name}.yaml" for folder in folders]
     return next((file for file in files if file.is_file() and file.resolve() != path.resolve()), None)
+
+
+def _no_such(path: Path, name: str) -> str:
+    stems = sorted({file.stem for folder in (path.parent, *profile_folders()) for file in folder.glob("*.yaml")})
+    near = difflib.get_close_matches(name, [stem for stem in stems if stem != path.stem], n=1)
+    return "there is no such profile" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def frozen_profile(run: Run) -> Profile:

@@ -95,3 +95,10 @@ def test_a_required_value_cannot_be_unknown(tmp_path):
 
     with pytest.raises(SourceError, match="nodes.a100.cores: found 'unknown'"):
         load_profile(file)
+
+
+def test_a_misspelt_base_is_told_with_what_was_meant(tmp_path):
+    file = written(tmp_path, "mine.yaml", f"extends: pelmutter\nname: mine\n{VERIFIED}")
+
+    with pytest.raises(SourceError, match=r"found 'pelmutter'; there is no such profile; did you mean perlmutter\?"):
+        load_profile(file)
