@@ -7,6 +7,7 @@ import shlex
 from hpcllm.cluster.nodes import NodeType
 from hpcllm.cluster.profile import Profile
 from hpcllm.cluster.software import SoftwareEnvironment
+from hpcllm.derive.environment import is_amd
 from hpcllm.derive.setting import SETUP, Container, Layout, Packed, Setting
 from hpcllm.errors import UserError
 from hpcllm.job.spec import AnyJob
@@ -131,7 +132,7 @@ def _options(
     found = [c for c in profile.software.containers if c.runtime == environment.kind]
     if not found or not found[0].options:
         gpus = profile.node_type(partition).gpus if environment.kind in ("apptainer", "singularity") else None
-        return ((("--rocm" if gpus.model.startswith("MI") else "--nv",) if gpus else ()), ())
+        return ((("--rocm" if is_amd(gpus.model) else "--nv",) if gpus else ()), ())
     options = [option for option in found[0].options if option.split("=")[0] not in (*_OURS, _MOUNTS)]
     mounts = [option.partition("=")[2] for option in found[0].options if option.startswith(f"{_MOUNTS}=")]
     return tuple(options), tuple(path for listed in mounts for path in listed.split(","))
