@@ -1,6 +1,7 @@
 """Two trainings that are disturbed on the lab, and must end with the weights of an undisturbed run, to the bit.
 
-One is hpcllm's own, the other a script that knows nothing of it (own_trainer.py); each on two nodes. The suite has them short; benchmarks/lifecycle.py has them long.
+One is hpcllm's own, the other a script that knows nothing of it (own_trainer.py); each on two nodes. The
+suite has them short, benchmarks/lifecycle.py long.
 """
 
 from __future__ import annotations

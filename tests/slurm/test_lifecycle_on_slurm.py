@@ -18,7 +18,7 @@ from hpcllm.launch.submit import submit
 from hpcllm.run_directory import Run, read_json
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("quiet_queue")]
-STEPS = {"train": 40, "command": 50}
+STEPS = {"train": 25, "command": 50}
 
 
 @pytest.fixture(scope="module")
