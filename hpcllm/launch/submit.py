@@ -47,7 +47,7 @@ def submit(run: Run, dry_run: bool = False, say: Callable[[Finding], None] | Non
     _check_cluster(run)
     if dry_run:
         return {stage: "\n".join(map(shlex.join, tokens)) for stage, tokens in commands(run).items()}
-    with _alone(run):
+    with alone(run):
         now = _now(run)
         queued = own_queue() if _missing(run, now) else None
         now = _taken_over(run, now, queued or [])
@@ -100,7 +100,7 @@ def _check_cluster(run: Run) -> None:
 
 
 @contextmanager
-def _alone(run: Run) -> Iterator[None]:
+def alone(run: Run) -> Iterator[None]:
     """No other submit of this run at the same time, or both would submit the same stages. Raises UserError."""
     with run.jobs_lock.open("w") as lock:
         try:
@@ -169,7 +169,7 @@ def _submit_all(run: Run, work: Sequence[Ahead], now: Now) -> dict[str, str]:
     """Every job of every stage, noted at the end. Raises what broke it off, when nothing of it is left in the queue."""
     run.logs.mkdir(exist_ok=True)
     executor, ids, new = ScriptExecutor(run.logs), _alive(run, now), list[str]()
-    with _signals_wait() as stop_if_told:
+    with signals_wait() as stop_if_told:
         try:
             for one in work:
                 after = tuple(ids[name] for name in one.stage.after if name in ids)
@@ -189,7 +189,7 @@ def _submit_all(run: Run, work: Sequence[Ahead], now: Now) -> dict[str, str]:
 
 
 @contextmanager
-def _signals_wait() -> Iterator[Callable[[], None]]:
+def signals_wait() -> Iterator[Callable[[], None]]:
     """A signal waits until the block asks, so that none falls between a job and its id. It asks by what it is given.
 
     Outside of the main thread Python has no handlers; so none here.

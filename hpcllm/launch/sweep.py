@@ -57,7 +57,7 @@ class Sweep:
         """What each run differs in."""
         return tuple(map(label, self.points))
 
-    def script(self, stage_id: str, group: int) -> Path:
+    def script(self, stage_id: str, group: str) -> Path:
         """The script of an array: of one stage, of runs that ask Slurm for the same."""
         return self.root / "scripts" / f"{stage_id}.{group}.sbatch"
 

@@ -22,7 +22,7 @@ from hpcllm.launch.pipeline import Stage, stages
 from hpcllm.launch.shell import directive_word, directives_in, one_line
 from hpcllm.launch.slurm import slurm
 from hpcllm.launch.states import ALIVE
-from hpcllm.launch.submit import check
+from hpcllm.launch.submit import alone, check, signals_wait
 from hpcllm.launch.sweep import Sweep, borrowed
 from hpcllm.launch.sweep_status import look_at
 from hpcllm.launch.track import submitted
@@ -39,8 +39,8 @@ class Batch:
     stage: Stage
     numbers: tuple[int, ...]
     """Of the runs; they are the indexes of the array."""
-    group: int = 0
-    """Of those that ask Slurm for the same, which one."""
+    group: str = "0"
+    """Of those that ask Slurm for the same, which one; in the name of its script."""
 
     @property
     def is_array(self) -> bool:
@@ -59,26 +59,36 @@ def submit_sweep(sweep: Sweep) -> tuple[list[tuple[Batch, str]], int]:
     """
     runs = sweep.runs
     _check_cluster(runs[0])
-    lenders = borrowed(runs)
-    alive, missing, waiting = _ahead(sweep, lenders)
-    first = next((i for i, names in enumerate(missing) if names), None)
-    if first is None:
-        return [], waiting
-    raise_refusals(check(runs[first]))
+    with alone(runs[0]):
+        lenders = borrowed(runs)
+        alive, missing, waiting = _ahead(sweep, lenders)
+        first = next((i for i, names in enumerate(missing) if names), None)
+        if first is None:
+            return [], waiting
+        raise_refusals(check(runs[first]))
+        return _submit_all(sweep, missing, alive, lenders), waiting
+
+
+def _submit_all(
+    sweep: Sweep, missing: Sequence[set[str]], alive: Ids, lenders: Mapping[tuple[int, str], int]
+) -> list[tuple[Batch, str]]:
+    """Every batch, noted at the end. Raises what broke it off, when nothing of it is left in the queue."""
     made, ids = list[tuple[Batch, str]](), dict(alive)
-    try:
-        for batch in _batches(runs, missing):
-            for part, tokens in _calls(sweep, batch, ids):
-                job_id = _sbatch(tokens)
-                made.append((part, job_id))
-                new = part.ids(job_id)
-                ids |= new | {key: new[i, key[1]] for key, i in lenders.items() if (i, key[1]) in new}
-        _note(runs, {key: job_id for key, job_id in ids.items() if alive.get(key) != job_id})
-    except BaseException:
-        if made:
-            slurm(["scancel", *(job_id for _, job_id in made)])
-        raise
-    return made, waiting
+    with signals_wait() as stop_if_told:
+        try:
+            for batch in _batches(sweep.runs, missing):
+                for part, tokens in _calls(sweep, batch, ids):
+                    job_id = _sbatch(tokens)
+                    made.append((part, job_id))
+                    stop_if_told()
+                    new = part.ids(job_id)
+                    ids |= new | {key: new[i, key[1]] for key, i in lenders.items() if (i, key[1]) in new}
+            _note(sweep.runs, {key: job_id for key, job_id in ids.items() if alive.get(key) != job_id})
+        except BaseException:
+            if made:
+                slurm(["scancel", *(job_id for _, job_id in made)])
+            raise
+    return made
 
 
 def _check_cluster(run: Run) -> None:
@@ -145,7 +155,7 @@ def _batches(runs: Sequence[Run], missing: Sequence[set[str]]) -> Iterator[Batch
                 groups.setdefault((*_directives(run, stage), *alone), []).append(i)
     for stage_id, groups in rows.items():
         for group, numbers in enumerate(groups.values()):
-            yield Batch(found[stage_id], tuple(numbers), group)
+            yield Batch(found[stage_id], tuple(numbers), str(group))
 
 
 def _directives(run: Run, stage: Stage) -> tuple[str, ...]:
@@ -158,16 +168,32 @@ def _directives(run: Run, stage: Stage) -> tuple[str, ...]:
 
 
 def _calls(sweep: Sweep, batch: Batch, ids: Ids) -> Iterator[tuple[Batch, list[str]]]:
-    """The call of a batch; where its tasks wait for jobs that are no array of the same runs, one call for each."""
-    needed = _dependency(batch, ids) if batch.is_array else None
-    if needed is None:
-        for i in batch.numbers:
-            after = [ids[i, name] for name in batch.stage.after if (i, name) in ids]
-            yield Batch(batch.stage, (i,)), sbatch_tokens(sweep.runs[i], batch.stage, after)
-        return
-    script = _array_script(sweep, batch)
-    waits = [f"--dependency={','.join(needed)}", "--kill-on-invalid-dep=yes"] if needed else []
-    yield batch, ["sbatch", "--parsable", f"--array={_ranges(batch.numbers)}{_throttle(sweep)}", *waits, str(script)]
+    """The call of a batch; or several, where its runs do not wait for the same."""
+    for part in _parts(batch, ids):
+        needed = _dependency(part, ids) if part.is_array else None
+        if needed is None:
+            for i in part.numbers:
+                yield Batch(part.stage, (i,)), sbatch_tokens(sweep.runs[i], part.stage, _after(part, i, ids))
+            continue
+        script = _array_script(sweep, part)
+        waits = [f"--dependency={','.join(needed)}", "--kill-on-invalid-dep=yes"] if needed else []
+        array = f"--array={_ranges(part.numbers)}{_throttle(sweep)}"
+        yield part, ["sbatch", "--parsable", array, *waits, str(script)]
+
+
+def _parts(batch: Batch, ids: Ids) -> list[Batch]:
+    """The batch, or its runs by what they wait for where one dependency does not say it for all."""
+    if not batch.is_array or _dependency(batch, ids) is not None:
+        return [batch]
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for i in batch.numbers:
+        alike.setdefault(tuple(_after(batch, i, ids)), []).append(i)
+    return [Batch(batch.stage, tuple(n), f"{batch.group}-{k}") for k, n in enumerate(alike.values())]
+
+
+def _after(batch: Batch, number: int, ids: Ids) -> list[str]:
+    """The jobs that one run's stage waits for."""
+    return [ids[number, name] for name in batch.stage.after if (number, name) in ids]
 
 
 def _throttle(sweep: Sweep) -> str:

@@ -1,0 +1,195 @@
+"""A sweep's folder, and how it goes to Slurm: arrays, what is shared, what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from shipped_jobs import JOBS, described
+from slurm_says import queued
+
+from hpcllm import cli
+from hpcllm.errors import UserError
+from hpcllm.launch.sweep import Sweep, borrowed
+from hpcllm.launch.sweep_status import cancel_all, look_at
+from hpcllm.launch.sweep_submit import submit_sweep
+from hpcllm.run_directory import read_json, write_json
+
+Fake = Callable[[str, str], Path]
+ROWS = """\
+name: mine
+stages:
+  - {name: first, command: [echo, hello]}
+  - {name: second, command: [echo, hello], after: [first]}
+resources: {nodes: 1, ranks_per_node: 1, time: 5m}
+"""
+# Gives the ids 1, 2, 3, …; refuses the call whose number is in FAIL.
+SBATCH = """
+[[ $1 == --test-only ]] && exit 0
+number=$(grep -c parsable "$(dirname "$0")/../sbatch.calls")
+[[ $number == "${FAIL:-}" ]] && { echo "sbatch: error: no" >&2; exit 1; }
+echo "$number"
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Callable[..., Sweep]:
+    """sweep("environment.X: ['1', '2']"): rendered for a small Slurm cluster."""
+
+    def made(grid: str, text: str = ROWS, **scheduler: Any) -> Sweep:
+        (tmp_path / "job.yaml").write_text(f"{text}sweep: {{{grid}}}\n")
+        profile = described().model_copy(update={"name": "somewhere"})
+        profile = profile.model_copy(update={"scheduler": profile.scheduler.model_copy(update=scheduler)})
+        (tmp_path / "somewhere.yaml").write_text(profile.model_dump_json(by_alias=True, exclude_defaults=True))
+        words = ["--cluster", str(tmp_path / "somewhere.yaml"), "--out", str(tmp_path / "sweep")]
+        assert cli.main(["render", str(tmp_path / "job.yaml"), *words]) == 0
+        return Sweep.open(tmp_path / "sweep")
+
+    return made
+
+
+@pytest.fixture
+def sbatch(fake_slurm: Fake) -> Path:
+    """Its calls; nothing is known of any job."""
+    for name in ("squeue", "sacct", "scontrol", "sinfo", "sacctmgr"):
+        fake_slurm(name, "exit 0")
+    return fake_slurm("sbatch", SBATCH)
+
+
+def calls(path: Path) -> list[str]:
+    return [line for line in path.read_text().splitlines() if "--test-only" not in line]
+
+
+def test_each_point_is_a_run_of_its_own(sweep: Callable[..., Sweep]) -> None:
+    found = sweep("environment.X: ['a b', '$(c)'], resources.nodes: [1, 2]")
+
+    assert [run.root.name for run in found.runs] == ["000", "001", "002", "003"]
+    assert found.labels[3] == "X=$(c) nodes=2"
+    assert read_json(found.runs[3].resolved_json)["job"]["environment"] == {"X": "$(c)"}
+    assert (found.runs[3].code / "hpcllm" / "cli").is_dir()
+
+
+def test_a_stage_of_all_runs_is_one_array_each_task_after_its_own(sweep: Callable[..., Sweep], sbatch: Path) -> None:
+    found = sweep("environment.X: ['1', '2', '3']")
+
+    made, waiting = submit_sweep(found)
+
+    scripts = [found.script(stage_id, "0") for stage_id in ("01-first", "02-second")]
+    assert calls(sbatch) == [
+        f"--parsable --array=0-2 {scripts[0]}",
+        f"--parsable --array=0-2 --dependency=aftercorr:1 --kill-on-invalid-dep=yes {scripts[1]}",
+    ]
+    assert ([job_id for _, job_id in made], waiting) == (["1", "2"], 0)
+    assert read_json(found.runs[1].jobs_json) == {"first": ["1_1"], "second": ["2_1"]}
+    assert f'exec bash {found.root}/"$(printf %03d "$SLURM_ARRAY_TASK_ID")"/scripts/01-first.sbatch' in (
+        scripts[0].read_text()
+    )
+
+
+def test_runs_that_ask_for_other_nodes_are_another_array(sweep: Callable[..., Sweep], sbatch: Path) -> None:
+    submit_sweep(sweep("resources.nodes: [1, 2], environment.X: ['1', '2']"))
+
+    assert [line.split()[1] for line in calls(sbatch)] == ["--array=0-1", "--array=2-3"] * 2
+
+
+def test_as_many_run_at_a_time_as_the_job_says(sweep: Callable[..., Sweep], sbatch: Path) -> None:
+    submit_sweep(sweep("environment.X: ['1', '2', '3']", ROWS + "slurm: {at_a_time: 2}\n"))
+
+    assert "--array=0-2%2" in calls(sbatch)[0]
+
+
+def test_above_the_largest_array_runs_are_submitted_by_themselves(sweep: Callable[..., Sweep], sbatch: Path) -> None:
+    found = sweep("environment.X: ['1', '2', '3']", max_array_size=2)
+
+    submit_sweep(found)
+
+    assert calls(sbatch)[0].startswith("--parsable --array=0-1 ")
+    assert calls(sbatch)[1] == f"--parsable {found.runs[2].script('01-first')}"
+    assert read_json(found.runs[2].jobs_json)["first"] == ["2"]
+
+
+def test_what_is_more_than_may_be_queued_waits_for_the_next_call(sweep: Callable[..., Sweep], sbatch: Path) -> None:
+    _, waiting = submit_sweep(sweep("environment.X: ['1', '2', '3']", max_submitted=5))
+
+    assert waiting == 1
+    assert "--array=0-1 " in calls(sbatch)[0]
+
+
+def test_a_second_submit_adds_only_what_is_missing(sweep: Callable[..., Sweep], sbatch: Path, fake_slurm: Fake) -> None:
+    found = sweep("environment.X: ['1', '2', '3']")
+    submit_sweep(found)
+    running = [queued(f"{job}_{i}", "RUNNING" if job == 1 else "PENDING", 100) for job in (1, 2) for i in (0, 2)]
+    fake_slurm("squeue", "\n".join([*running, queued("1_1", "FAILED"), queued("2_1", "CANCELLED")]))
+    sbatch.unlink()
+
+    submit_sweep(found)
+
+    assert calls(sbatch) == [
+        f"--parsable {found.runs[1].script('01-first')}",
+        f"--parsable --dependency=afterok:1 --kill-on-invalid-dep=yes {found.runs[1].script('02-second')}",
+    ]
+    assert read_json(found.runs[1].jobs_json)["first"] == ["1_1", "1"]
+
+
+def test_when_sbatch_fails_in_the_middle_nothing_stays(
+    sweep: Callable[..., Sweep], sbatch: Path, fake_slurm: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scancel = fake_slurm("scancel", "")
+    monkeypatch.setenv("FAIL", "2")
+    found = sweep("environment.X: ['1', '2']")
+
+    with pytest.raises(UserError, match="sbatch refuses it: sbatch: error: no"):
+        submit_sweep(found)
+
+    assert scancel.read_text() == "1\n"
+    assert not found.runs[0].jobs_json.exists()
+
+
+def test_runs_of_the_same_data_share_tokenizer_and_shards(sweep: Callable[..., Sweep], sbatch: Path) -> None:
+    grid = "data.tokenizer.vocabulary: [300, 400], train.optimizer.learning_rate: [1e-3, 3e-3]"
+    found = sweep(grid, (JOBS / "demo.yaml").read_text())
+
+    submit_sweep(found)
+
+    assert set(borrowed(found.runs).items()) == {
+        *(((1, name), 0) for name in ("tokenizer", "shard")),
+        *(((3, name), 2) for name in ("tokenizer", "shard")),
+    }
+    lines = calls(sbatch)
+    assert [line.split("/")[-1] for line in lines[:4]] == [
+        *("10-tokenizer.0.sbatch", "20-shard.0.sbatch", "30-train.0-0.sbatch", "30-train.0-1.sbatch")
+    ]
+    assert "--array=0,2 " in lines[0]
+    assert "--array=2-3 --dependency=afterok:2_2 " in lines[3]
+    jobs = [read_json(run.jobs_json) for run in found.runs]
+    assert jobs[1]["shard"] == jobs[0]["shard"] == ["2_0"]
+    assert jobs[3]["shard"] == jobs[2]["shard"] == ["2_2"]
+    found.runs[0].tokenizer_json.write_text("{}")
+    assert found.runs[1].tokenizer_json.exists()
+
+
+def test_status_and_cancel_ask_once_for_all_runs(sweep: Callable[..., Sweep], sbatch: Path, fake_slurm: Fake) -> None:
+    found = sweep("environment.X: ['1', '2', '3']")
+    for i, run in enumerate(found.runs):
+        write_json(run.jobs_json, {"first": [f"7_{i}"], "second": [f"8_{i}"]})
+    rows = [queued(f"{job}_{i}", "PENDING", reason="Priority") for job in (7, 8) for i in range(3)]
+    squeue, scancel = fake_slurm("squeue", "\n".join(rows)), fake_slurm("scancel", "")
+
+    now = look_at(found)
+
+    assert [stage.state for run in now.runs for stage in run.stages] == ["pending", "waiting"] * 3
+    assert len(squeue.read_text().splitlines()) == 1
+    assert cancel_all(found, "second") == "cancelled 3 jobs"
+    assert scancel.read_text() == "8_0 8_1 8_2\n"
+
+
+def test_another_sweep_does_not_go_into_the_same_folder(
+    sweep: Callable[..., Sweep], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep("environment.X: ['1', '2']")
+
+    with pytest.raises(AssertionError):
+        sweep("environment.X: ['1', '3']")
+    assert "holds another sweep" in capsys.readouterr().err
