@@ -74,10 +74,10 @@ if [[ $code != 0 && -n $warned ]]; then code=75; fi  # it ended after its warnin
 _TOO_EARLY = """\
 if ((code > 128)) && [[ -n $warned ]]; then code=75; fi  # warned before its ranks could hear it"""
 
-# squeue says N/A where a job is not being preempted.
+# squeue says N/A where a job is not being preempted, else when: as SLURM_TIME_FORMAT has it, which a job inherits.
 _PREEMPTED = """\
 # In its grace time before preemption Slurm tells the ranks, and not this script.
-if ((code != 0)) && [[ $(squeue -h -j "${SLURM_JOB_ID:-0}" -O PreemptTime) == 20* ]]; then code=75; fi"""
+if ((code != 0)) && [[ $(squeue -h -j "${SLURM_JOB_ID:-0}" -O PreemptTime) == [0-9]* ]]; then code=75; fi"""
 
 _LOST_NODE = """\
 # Ranks whose peer is gone end with an error of their own; what srun said tells whether its node is gone.
