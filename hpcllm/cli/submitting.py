@@ -6,7 +6,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -77,8 +77,9 @@ def removed_afterwards(run: Run, new_parent: bool) -> Iterator[None]:
         yield
     finally:
         shutil.rmtree(run.root)
-        if new_parent:
-            run.root.parent.rmdir()
+        with suppress(OSError):  # another run has come into it meanwhile
+            if new_parent:
+                run.root.parent.rmdir()
 
 
 def say_queues(run: Run) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from shipped_jobs import described
+from shipped_jobs import JOBS, demo, described
 
 from hpcllm.cluster.profile import Profile
 from hpcllm.job.spec import CommandJob
@@ -18,6 +19,7 @@ from hpcllm.launch.slurm import SlurmJob, ask
 from hpcllm.launch.states import State
 from hpcllm.launch.submit import commands, submit
 from hpcllm.launch.track import cancel, status
+from hpcllm.plan.search import search
 from hpcllm.run_directory import Run, read_json, write_json
 
 Fake = Callable[[str, str], Path]
@@ -56,6 +58,17 @@ def test_each_job_waits_for_all_before_it_to_end_without_success_and_one_is_to_s
     earlier = "--dependency=afternotok:JOB_1_OF_command"
     assert waits == ["", earlier, f"{earlier}:JOB_2_OF_command"]
     assert [words[-2:] for words in found] == [["1", "3"], ["2", "3"], ["3", "3"]]
+
+
+def test_a_training_is_as_many_jobs_as_its_plan_says_and_other_stages_are_one(tmp_path: Path) -> None:
+    data = described().model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    profile, job = Profile.model_validate({**data, "scheduler": {**data["scheduler"], "requeue": False}}), demo()
+    plan = replace(search(profile, job), chained_jobs=4)
+
+    found = commands(render(profile, None, job, JOBS / "demo.yaml", plan, tmp_path / "run"))
+
+    assert {name: len(lines) for name, lines in found.items() if len(lines) > 1} == {"train": 5}
+    assert found["evaluate"][0][2] == "--dependency=" + "?".join(f"afterok:JOB_{i}_OF_train" for i in range(1, 6))
 
 
 @pytest.mark.parametrize("slurm", [{"requeue": True}, {"max_requeues": 0}])
