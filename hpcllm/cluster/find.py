@@ -103,7 +103,9 @@ def _scontrol_config() -> str:
         return ""
     command = ["scontrol", "show", "config"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SCONTROL_TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=SCONTROL_TIMEOUT_S, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout

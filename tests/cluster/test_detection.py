@@ -13,7 +13,7 @@ from recorded_clusters import ROCM, node, partition, seen, slurm
 from hpcllm.cluster.detection import ask, compose
 from hpcllm.cluster.detection.ask import LOOK, Ask
 from hpcllm.cluster.detection.node import node_of
-from hpcllm.cluster.detection.queue import queue_of
+from hpcllm.cluster.detection.queue import ask_slurm, queue_of
 from hpcllm.cluster.profile import Profile, load_profile
 from hpcllm.errors import UserError
 
@@ -161,3 +161,25 @@ def test_the_job_asks_for_a_whole_node_with_its_gpus():
     assert {"--exclusive", "--gres=gpu:a100:4", "--account=physics"} <= set(command)
     with pytest.raises(UserError, match="this Slurm has gpu, debug, cpu"):
         ask.look_command(queue_of(slurm()), Ask(job=True, partition="gpus"))
+
+
+def test_words_of_slurm_that_are_no_text_are_no_crash(tmp_path, monkeypatch):
+    for name in ("scontrol", "sacctmgr", "srun"):
+        program = tmp_path / name
+        program.write_text(
+            "#!/bin/sh\nprintf 'ClusterName = odd\\nNodeName=\\377\\376 PartitionName=\\200 Gres=gpu:\\n'\n"
+        )
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    assert queue_of(ask_slurm()).cluster_name == "odd"
+
+
+def test_a_controller_that_says_nothing_is_asked_once(tmp_path, monkeypatch):
+    program = tmp_path / "scontrol"
+    program.write_text('#!/bin/sh\necho "$*" >>"$(dirname "$0")/asked"\nexit 1\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    assert queue_of(ask_slurm()) is None
+    assert (tmp_path / "asked").read_text() == "show config\n"

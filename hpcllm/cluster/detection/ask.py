@@ -74,7 +74,12 @@ def look_by_job(queue: Queue, ask: Ask) -> FoundNode:
     with _token() as token:
         program = ["python3", "-", token]
         done = subprocess.run(
-            [*command, *program], input=LOOK.read_text(encoding="utf-8"), capture_output=True, text=True, check=False
+            [*command, *program],
+            input=LOOK.read_text(encoding="utf-8"),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
         )
     try:
         return node_of(json.loads(done.stdout))
@@ -112,7 +117,7 @@ def _token() -> Iterator[str]:
 
 
 def _look_here() -> FoundNode | None:
-    done = subprocess.run([sys.executable, str(LOOK)], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, str(LOOK)], capture_output=True, text=True, errors="replace", check=False)
     try:
         return node_of(json.loads(done.stdout))
     except (ValueError, KeyError):

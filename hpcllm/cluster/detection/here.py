@@ -227,7 +227,8 @@ def _read(path: str) -> str:
 def _output_of(command: list[str], timeout_s: float) -> str:
     """What a command says, or nothing where it cannot be run."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False).stdout
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False)
+        return done.stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""
 

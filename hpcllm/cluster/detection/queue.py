@@ -95,8 +95,11 @@ class Queue:
 
 
 def ask_slurm() -> dict[str, str]:
-    """The words of every command; empty for one that is missing or fails. Empty altogether without a Slurm."""
-    return {name: _output_of(command) for name, command in COMMANDS.items()} if shutil.which("scontrol") else {}
+    """The words of every command; empty for one that is missing or fails. Empty altogether where no Slurm answers."""
+    config = _output_of(COMMANDS["config"]) if shutil.which("scontrol") else ""
+    if not config:
+        return {}  # each further command would wait for the same controller
+    return {"config": config, **{name: _output_of(command) for name, command in COMMANDS.items() if name != "config"}}
 
 
 def queue_of(words: dict[str, str]) -> Queue | None:
@@ -105,13 +108,13 @@ def queue_of(words: dict[str, str]) -> Queue | None:
     if not config.get("ClusterName"):
         return None
     qos = tuple(_qos(words["qos"]))
-    nodes = _kinds(_records(words["nodes"]))
+    nodes = _kinds(_records(words["nodes"], "NodeName"))
     return Queue(
         config["ClusterName"],
         config.get("SLURM_VERSION"),
         config,
         nodes,
-        tuple(_partitions(_records(words["partitions"]), nodes, config)),
+        tuple(_partitions(_records(words["partitions"], "PartitionName"), nodes, config)),
         qos,
         tuple(re.findall(r"^\s+(\w+)$", words["mpi_list"], re.MULTILINE)),
         bool(words["default_account"].strip()) if qos else None,
@@ -235,9 +238,13 @@ def _tres(text: str, name: str) -> str:
 # ---- words -----------------------------------------------------------------------------------------------------------
 
 
-def _records(text: str) -> list[dict[str, str]]:
-    """`Key=value Key=value` a line; a value with spaces (OS=Linux 5.14) keeps its first word."""
-    return [dict(re.findall(r"(?:^|\s)([A-Za-z]+)=(\S*)", line)) for line in text.splitlines() if "=" in line]
+def _records(text: str, first: str) -> list[dict[str, str]]:
+    """`Key=value Key=value` a line, from the `first` key on; a value with spaces (OS=Linux 5.14) keeps its first word.
+
+    Other lines are no records: sites wrap scontrol, and greet.
+    """
+    lines = [line for line in text.splitlines() if line.startswith(f"{first}=")]
+    return [dict(re.findall(r"(?:^|\s)([A-Za-z]+)=(\S*)", line)) for line in lines]
 
 
 def _value(text: str | None) -> str | None:
@@ -262,7 +269,7 @@ def partitions_by_nodes(queue: Queue) -> Counter[str]:
 
 def _output_of(command: list[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return (done.stdout + (done.stderr if command[0] == "srun" else "")) if done.returncode == 0 else ""
