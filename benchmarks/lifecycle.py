@@ -27,13 +27,14 @@ from hpcllm.cluster.profile import load_profile, shipped_profiles
 LIMITS = 3
 # Slurm warns up to half a minute early (job_time_limit looks every 30 s), so that an attempt of a minute has 15 to 45 s
 # to train in. Theirs takes 0.1 s a step.
-STEPS = {"own": 600, "theirs": 1400}
+STEPS = {"own": 400, "theirs": 1400}
 TIMEOUT_S = 900
 
 
 def main() -> None:
     if reason := missing():
-        raise SystemExit(reason)
+        print(f"skipped: {reason}")
+        return
     os.environ["PATH"] += ":/usr/sbin:/sbin"
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as folder:
