@@ -207,7 +207,7 @@ def test_inside_salloc_too_many_ranks_are_an_error_and_ctrl_c_reaches_every_rank
     code, output = in_allocation(lab, tmp_path, "--ranks", "8", "--", "true")
     assert (code, "found 8; allocation" in output, "at most 4" in output) == (2, True, True), output
 
-    saves = 'trap ": >saved.$RANK; exit 75" USR2; echo working; sleep 60 & wait'
+    saves = 'trap ": >saved.$RANK; sleep 2; exit 75" USR2; echo working; sleep 60 & wait'  # the first to leave ends all
     command = ["salloc", "-Q", "-N2", "-t5", sys.executable, "-m", "hpcllm", "run", "--out", "run", "--"]
     process = subprocess.Popen([*command, "bash", "-c", saves], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
                                stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
