@@ -48,10 +48,10 @@ def ahead(run: Run, lengths: Mapping[str, int], missing: Iterable[Stage]) -> lis
 
 
 def options_in(script: Path) -> dict[str, str]:
-    """sbatch's options in a script, read as Slurm reads them."""
+    """sbatch's options in a script, as Slurm reads them. A line that somebody's hand has broken is left to Slurm."""
     found = {}
     for line in directives_in(script.read_text(encoding="utf-8")):
-        with suppress(ValueError):  # a quote that is not closed, of which Slurm will say more
+        with suppress(ValueError):
             for word in shlex.split(line.removeprefix("#SBATCH "), comments=True):
                 name, _, value = word.removeprefix("--").partition("=")
                 found[name] = value

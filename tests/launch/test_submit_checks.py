@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile import hostile
 from shipped_jobs import JOBS, demo, described
 
 from hpcllm.cluster.profile import Profile
@@ -18,6 +19,7 @@ from hpcllm.launch.ahead import options_in
 from hpcllm.launch.finding import Finding
 from hpcllm.launch.render import render
 from hpcllm.launch.room import Quota, quota_of, room
+from hpcllm.launch.shell import directive_word
 from hpcllm.launch.site_rules import slurm_seconds
 from hpcllm.launch.submit import check, submit
 from hpcllm.plan.plan import read_plan
@@ -170,6 +172,17 @@ def test_the_options_are_those_of_the_script_whoever_wrote_them(command_run: Cal
     found = options_in(script)
 
     assert (found["nodes"], found["account"], found["time"]) == ("3", "a#b", "01:00:00")
+
+
+def test_hostile_values_of_directives_come_back_as_they_were(command_run: Callable[..., Run]) -> None:
+    values = [text for text in hostile() if text.isprintable()]
+    run = command_run(directives={"comment": "x"})
+    script = run.script("30-command")
+    text = script.read_text()
+
+    for value in values:
+        script.write_text(text.replace("--comment=x", f"--comment={directive_word(value)}"))
+        assert options_in(script)["comment"] == value
 
 
 # ---- room ------------------------------------------------------------------------------------------------------------
