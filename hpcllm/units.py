@@ -9,9 +9,10 @@ So the YAML key `memory: 80GiB` becomes the field `memory_bytes`, and `yaml_key`
     TimeLimit        24h  unlimited                        -> float, seconds, or infinity
     Tokens           10B tokens  300k tokens  1024 tokens  -> int
     FlopsPerSecond   989 TFLOP/s                           -> float
+    Positive         4                                     -> int, at least 1
 
 Decimal and binary prefixes are both understood (`GB` is 10⁹, `GiB` is 2³⁰); `b` is bits and `B` is bytes, and a bare
-number is refused, because a reader cannot tell what it counts.
+number is refused, because a reader cannot tell what it counts. So is more than any machine has.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ import math
 import re
 from typing import Annotated
 
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+
+MOST = 1e24  # bytes, tokens, FLOP/s: a yotta of anything
+LONGEST_S = 1e12  # some 30,000 years
 
 _DECIMAL = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
 _BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}
@@ -31,7 +35,8 @@ _SECONDS = {
     **{"d": 86400.0, "w": 7 * 86400.0, "y": 365 * 86400.0},
 }
 _SUFFIXES = ("_bytes_per_s", "_flops_per_s", "_bytes", "_tokens", "_s")
-_NUMBER = r"(\d+(?:[._]\d+)*(?:[eE][+-]?\d+)?)"
+_NUMBER = r"(\d+(?:_\d+)*(?:\.\d+)?(?:[eE][+-]?\d+)?)"
+_SHOWN = 60  # characters of what was found
 
 
 def yaml_key(field: str) -> str:
@@ -44,37 +49,34 @@ def yaml_key(field: str) -> str:
 
 def parse_bytes(text: object) -> int:
     """`80GiB` -> 85899345920. Raises ValueError for bits, a bare number, or anything else."""
-    number, prefix = _match(text, rf"{_NUMBER}\s*([kKMGTPE]i?)?B", "a size in bytes such as 80GiB or 500GB")
-    return round(number * _PREFIX[prefix])
+    wanted = "a size in bytes such as 80GiB or 500GB"
+    number, (prefix,) = _match(text, rf"{_NUMBER}\s*([kKMGTPE]i?)?B", wanted)
+    return round(_sensible(number * _PREFIX[prefix], text, wanted))
 
 
 def parse_bytes_per_s(text: object) -> float:
     """`400Gb/s` -> 5e10 (bits), `50 GB/s` -> 5e10 (bytes). `Gbit/s` and `Gbps` are bits too."""
     wanted = "a rate such as 200Gb/s (bits) or 25GB/s (bytes)"
-    pattern = rf"{_NUMBER}\s*([kKMGTPE]i?)?(B/s|b/s|bit/s|bps|bit)"
-    matched = re.fullmatch(pattern, str(text).strip()) if isinstance(text, str) else None
-    if not matched:
-        raise ValueError(f"found {text!r}; expected {wanted}")
-    bits = 1 if matched[3] == "B/s" else 8
-    return float(matched[1].replace("_", "")) * _PREFIX[matched[2] or ""] / bits
+    number, (prefix, unit) = _match(text, rf"{_NUMBER}\s*([kKMGTPE]i?)?(B/s|b/s|bit/s|bps|bit)", wanted)
+    return _sensible(number * _PREFIX[prefix] / (1 if unit == "B/s" else 8), text, wanted)
 
 
 def parse_seconds(text: object) -> float:
     """`1d12h` -> 129600.0, `12:30:00` -> 45000.0 (hours first), `1-00:00:00` as Slurm writes days."""
     wanted = "a time such as 90s, 4h, 1d12h or 12:30:00"
     if not isinstance(text, str):
-        raise ValueError(f"found {text!r}; expected {wanted}")
+        raise _refused(text, wanted)
     clock = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?", text.strip())
     if clock:
-        days, first, second, third = (int(part or 0) for part in clock.groups())
+        days, hours, minutes, seconds = (float(part or 0) for part in clock.groups())
         if clock[4] is None:
-            raise ValueError(f"found {text!r}, which could be hours or minutes; expected hours:minutes:seconds")
-        return float(days * 86400 + first * 3600 + second * 60 + third)
+            raise _refused(text, "hours:minutes:seconds", ", which could be hours or minutes")
+        return _sensible(days * 86400 + hours * 3600 + minutes * 60 + seconds, text, wanted, LONGEST_S)
     unit = "|".join(sorted(_SECONDS, key=len, reverse=True))
     if not re.fullmatch(rf"(?:{_NUMBER}\s*(?:{unit})\s*)+", text.strip()):
-        raise ValueError(f"found {text!r}; expected {wanted}")
+        raise _refused(text, wanted)
     parts = re.findall(rf"{_NUMBER}\s*({unit})", text)
-    return sum(float(number.replace("_", "")) * _SECONDS[name] for number, name in parts)
+    return _sensible(sum(float(number) * _SECONDS[name] for number, name in parts), text, wanted, LONGEST_S)
 
 
 def parse_time_limit(text: object) -> float:
@@ -84,14 +86,16 @@ def parse_time_limit(text: object) -> float:
 
 def parse_tokens(text: object) -> int:
     """`10B tokens` -> 10000000000."""
-    number, prefix = _match(text, rf"{_NUMBER}\s*([kKMBT])?\s*tokens?", "a number of tokens such as 10B tokens")
-    return round(number * _COUNT[prefix])
+    wanted = "a number of tokens such as 10B tokens"
+    number, (prefix,) = _match(text, rf"{_NUMBER}\s*([kKMBT])?\s*tokens?", wanted)
+    return round(_sensible(number * _COUNT[prefix], text, wanted))
 
 
 def parse_flops_per_s(text: object) -> float:
     """`989 TFLOP/s` -> 9.89e14."""
-    number, prefix = _match(text, rf"{_NUMBER}\s*([kKMGTPE])?FLOPS?(?:/s)?", "a speed such as 989 TFLOP/s")
-    return number * _DECIMAL[prefix]
+    wanted = "a speed such as 989 TFLOP/s"
+    number, (prefix,) = _match(text, rf"{_NUMBER}\s*([kKMGTPE])?FLOPS?(?:/s)?", wanted)
+    return _sensible(number * _DECIMAL[prefix], text, wanted)
 
 
 def parse_fraction(text: object) -> float:
@@ -99,18 +103,33 @@ def parse_fraction(text: object) -> float:
     wanted = "a share such as 5% or 0.05"
     try:
         value = float(text[:-1]) / 100 if isinstance(text, str) and text.endswith("%") else float(text)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise ValueError(f"found {text!r}; expected {wanted}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise _refused(text, wanted) from None
     if not 0 <= value <= 1:
-        raise ValueError(f"found {text!r}; expected {wanted}, between 0 and 1")
+        raise _refused(text, f"{wanted}, between 0 and 1")
     return value
 
 
-def _match(text: object, pattern: str, wanted: str) -> tuple[float, str]:
+def _match(text: object, pattern: str, wanted: str) -> tuple[float, tuple[str, ...]]:
+    """The number, and what the other groups of the pattern matched."""
     matched = re.fullmatch(pattern, text.strip()) if isinstance(text, str) else None
     if not matched:
-        raise ValueError(f"found {text!r}; expected {wanted}")
-    return float(matched[1].replace("_", "")), matched[2] or ""
+        raise _refused(text, wanted)
+    number, *words = (group or "" for group in matched.groups())
+    return float(number), tuple(words)
+
+
+def _sensible(value: float, text: object, wanted: str, most: float = MOST) -> float:
+    """The value, unless nothing has so much of it; infinity is what float makes of hundreds of digits."""
+    if value > most:
+        raise _refused(text, f"{wanted}, at most {most:g}")
+    return value
+
+
+def _refused(text: object, wanted: str, remark: str = "") -> ValueError:
+    found = repr(text)
+    short = found if len(found) <= _SHOWN else found[: _SHOWN - 3] + "..."
+    return ValueError(f"found {short}{remark}; expected {wanted}")
 
 
 def _schema(*examples: str) -> WithJsonSchema:
@@ -137,6 +156,7 @@ FlopsPerSecond = Annotated[
 Fraction = Annotated[
     float, BeforeValidator(parse_fraction), WithJsonSchema({"type": ["string", "number"], "examples": ["5%", 0.05]})
 ]
+Positive = Annotated[int, Field(ge=1)]
 
 
 def format_bytes(count: float) -> str:
@@ -147,6 +167,11 @@ def format_bytes(count: float) -> str:
 def format_bytes_per_s(rate: float) -> str:
     """25e9 -> `25.0 GB/s`: decimal, as fabrics and filesystems are sold."""
     return _scaled(rate, 1000, ("B/s", "kB/s", "MB/s", "GB/s", "TB/s", "PB/s"))
+
+
+def format_bits_per_s(rate_bytes_per_s: float) -> str:
+    """25e9 -> `200 Gb/s`: as network adapters are sold."""
+    return _scaled(8 * rate_bytes_per_s, 1000, ("b/s", "kb/s", "Mb/s", "Gb/s", "Tb/s"))
 
 
 def format_flops_per_s(rate: float) -> str:

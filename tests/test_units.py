@@ -1,9 +1,9 @@
 """Quantities as people write them: bits and bytes apart, decimal and binary apart, nothing without a unit."""
 
-import contextlib
+import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcllm import units
@@ -56,6 +56,18 @@ def test_tokens(text, expected):
         (units.parse_tokens, "10B"),
         (units.parse_fraction, "120%"),
         (units.parse_fraction, "half"),
+        (units.parse_fraction, ".nan"),
+        (units.parse_fraction, 10**400),
+        (units.parse_bytes, "9" * 400 + "GiB"),
+        (units.parse_bytes, "1e999B"),
+        (units.parse_bytes, "1e30B"),
+        (units.parse_bytes, "1.2.3GiB"),
+        (units.parse_bytes_per_s, "9" * 400 + "Gb/s"),
+        (units.parse_seconds, "9" * 5000 + ":00:00"),
+        (units.parse_seconds, "1e12y"),
+        (units.parse_time_limit, "9" * 400 + "h"),
+        (units.parse_tokens, "1e999 tokens"),
+        (units.parse_flops_per_s, "1e999 TFLOP/s"),
     ],
 )
 def test_what_is_ambiguous_is_refused_with_an_example_of_what_is_allowed(parse, wrong):
@@ -73,11 +85,25 @@ def test_a_resolved_time_reads_back_as_the_same_number(seconds):
     assert units.parse_seconds(f"{seconds!r}s") == seconds
 
 
-@given(st.text(max_size=40))
-def test_no_text_breaks_a_parser(text):
-    for parse in (units.parse_bytes, units.parse_bytes_per_s, units.parse_seconds, units.parse_tokens):
-        with contextlib.suppress(ValueError):
-            parse(text)
+PARSERS = (units.parse_bytes, units.parse_bytes_per_s, units.parse_seconds, units.parse_time_limit,
+           units.parse_tokens, units.parse_flops_per_s, units.parse_fraction)  # fmt: skip
+pieces = st.sampled_from(
+    ["9" * 400, "1e999", "1e-999", "1_0", "1.5", ".", "e", "-", ":", "00", " ", "%", "unlimited", "nan", "inf", "GiB",
+     "kB", "B/s", "Gb/s", "bps", "h", "us", "y", "B", "tokens", "TFLOP/s", "٣", "²"]
+)  # fmt: skip
+
+
+@given(st.text(max_size=40) | st.lists(pieces, max_size=6).map("".join) | st.integers() | st.floats())
+@settings(max_examples=300)
+def test_a_parser_gives_a_number_or_a_sentence_with_what_is_allowed(text):
+    for parse in PARSERS:
+        try:
+            value = parse(text)
+        except ValueError as error:
+            assert re.match(r"found .*; expected ", str(error), re.DOTALL)
+            assert len(str(error)) < 200
+        else:
+            assert 0 <= value <= units.MOST or text == "unlimited"
 
 
 @pytest.mark.parametrize(
