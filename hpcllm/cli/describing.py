@@ -71,6 +71,8 @@ def _profile_show(arguments: argparse.Namespace) -> None:
         print(detected_yaml(), end="")
     else:
         print(path.read_text(encoding="utf-8"), end="")
+        if profile.extends:
+            print(f"# What it takes over: hpcllm profile show {profile.extends}. The whole: --json")
 
 
 def _profile_lint(arguments: argparse.Namespace) -> ExitCode:

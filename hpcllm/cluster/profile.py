@@ -118,7 +118,7 @@ class Profile(Known):
             here = ("scheduler", "partitions", name)
             if partition.node_type not in self.nodes:
                 yield (*here, "node_type"), not_among(partition.node_type, self.nodes)
-            used = [("qos", partition.qos), *(("allow_qos", qos) for qos in partition.allow_qos)]
+            used = [("qos", partition.qos), *(("allow_qos", qos) for qos in partition.allow_qos or ())]
             for key, qos in used if self.scheduler.qos else []:
                 if qos and qos not in self.scheduler.qos:
                     yield (*here, key), not_among(qos, self.scheduler.qos)

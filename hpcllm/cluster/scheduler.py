@@ -89,8 +89,8 @@ class Partition(Known):
     """How memory is asked for here, where it differs from scheduler.memory_request."""
     qos: Word | None = None
     """QOS that is asked for when the job names none."""
-    allow_qos: tuple[Word, ...] = ()
-    """QOS that may be used here, by their names under `qos:`; left out, all."""
+    allow_qos: tuple[Word, ...] | None = None
+    """QOS that may be used here, by their names under `qos:`; left out, all; [] for none."""
     account_suffix: str = ""
     """What an account ends in here, such as `@h100`; put behind one that does not."""
     directives: Directives = {}

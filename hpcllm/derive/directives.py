@@ -251,7 +251,8 @@ def _requeue(profile: Profile, job: AnyJob) -> Setting:
         return Setting("no-requeue", "", "scheduler.requeue", "this site does not start a job again")
     if job.slurm.max_requeues == 0:
         return Setting("no-requeue", "", "job.slurm.max_requeues", "0: never again by itself")
-    return Setting("requeue", "", "scheduler.requeue", "starts again after preemption or a lost node")
+    ours = "" if "requeue" in profile.scheduler.model_fields_set else "; ours, where the profile is silent"
+    return Setting("requeue", "", "scheduler.requeue", f"starts again after preemption or a lost node{ours}")
 
 
 def _mail(profile: Profile, job: AnyJob, user: User) -> list[Setting]:

@@ -27,9 +27,9 @@ def environment(profile: Profile, job: AnyJob, layout: Layout) -> tuple[Setting,
         *_internet(profile),
         *_output(job),
     ]
-    site = [Setting(n, v, f"environment.{n}", "the site's own") for n, v in profile.environment.items()]
+    site = [Setting(n, v, f"environment.{n}", "as the profile says") for n, v in profile.environment.items()]
     where = f"nodes.{profile.node_type_name(layout.partition)}.environment"
-    here = [Setting(n, v, f"{where}.{n}", "the site's own, for these nodes") for n, v in node.environment.items()]
+    here = [Setting(n, v, f"{where}.{n}", "as the profile says of these nodes") for n, v in node.environment.items()]
     own = [Setting(n, v, f"job.environment.{n}", "the job's own") for n, v in job.environment.items()]
     return _overridden(_overridden(_overridden(derived, site), here), own)
 

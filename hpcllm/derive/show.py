@@ -17,10 +17,11 @@ from hpcllm.derive.setting import Layout, Setting, Settings
 from hpcllm.derive.settings import settings
 from hpcllm.derive.striping import GB, STRIPES
 from hpcllm.derive.unknown import unknown
+from hpcllm.errors import UserError
 from hpcllm.job.spec import AnyJob, CommandJob, Job, Resources
 from hpcllm.plan.plan import Plan
 from hpcllm.plan.queue import NO_LIMITS, qos_names
-from hpcllm.units import format_seconds
+from hpcllm.units import format_bits_per_s, format_seconds
 
 EXAMPLE_NODES = 2
 EXAMPLE_TIME_S = 3600.0
@@ -45,17 +46,46 @@ def derived_text(
     asked, person = job or example_job(profile), user or _somebody(profile)
     stage = _Every("train" if isinstance(asked, Job) else "command")
     shape = layout(profile, asked, plan, stage)
-    derived = settings(profile, asked, shape, person)
+    try:
+        derived, refused = settings(profile, asked, shape, person), []
+    except UserError as error:  # what a script cannot do without keeps nobody from looking at the rest
+        derived, refused = settings(_without_memory(profile), asked, shape, person), ["", f"no script: {error}"]
     counts = ((shape.nodes, "node"), (shape.ranks_per_node, "rank"), (shape.cores_per_rank, "core"))
     ranks = " × ".join(_count(number, noun) for number, noun in counts)
-    return "\n".join([f"# {profile.name}: {asked.name} on {ranks}", *_sections(profile, derived)])
+    head = [f"# {profile.name}: {asked.name} on {ranks}", *_about(profile, shape)]
+    return "\n".join([*head, *refused, *_sections(profile, derived)])
+
+
+def _about(profile: Profile, shape: Layout) -> Iterator[str]:
+    """Whom to ask, whose word it is, and what connects the nodes."""
+    contact, (fabric, key) = profile.contact, profile.fabric_of(shape.partition)
+    if contact and (contact.documentation or contact.support):
+        yield f"# {' · '.join(filter(None, (contact.documentation, contact.support)))}"
+    by = {who: sum(source.by == who for source in profile.sources.values()) for who in ("site", "vendor", "user")}
+    if profile.sources:
+        whose = {"site": "the site", "vendor": "its vendor", "user": "users"}
+        yield "# sources: " + ", ".join(f"{count} by {whose[who]}" for who, count in by.items() if count)
+    each = fabric.rate_bytes_per_s
+    rate = f"{fabric.rails} × {format_bits_per_s(each)}" if each else "rate unknown"
+    groups = f"groups of {fabric.group_nodes} nodes" if fabric.group_nodes else ""
+    domain = f"NVLink over {fabric.nvlink_nodes} nodes" if fabric.nvlink_nodes else ""
+    words = (fabric.kind, rate, fabric.topology, groups, domain)
+    yield f"# {key}: {', '.join(word for word in words if word)}"
+
+
+def _without_memory(profile: Profile) -> Profile:
+    queues = profile.scheduler.partitions.items()
+    partitions = {name: queue.model_copy(update={"memory_request": "none"}) for name, queue in queues}
+    return profile.model_copy(update={"scheduler": profile.scheduler.model_copy(update={"partitions": partitions})})
 
 
 def example_job(profile: Profile) -> CommandJob:
     """A program on two nodes for an hour, or as much of that as the cluster allows."""
     name, _ = profile.partition(None)
     limits = profile.scheduler.limits(name, None, EXAMPLE_NODES) if name else NO_LIMITS
-    nodes = min(EXAMPLE_NODES, profile.node_type(name).count or EXAMPLE_NODES, limits.max_nodes or EXAMPLE_NODES)
+    node = profile.node_type(name)
+    by_gpus = limits.max_gpus // node.gpus.count if limits.max_gpus and node.gpus else EXAMPLE_NODES
+    nodes = min(EXAMPLE_NODES, node.count or EXAMPLE_NODES, limits.max_nodes or EXAMPLE_NODES, max(1, by_gpus))
     time_s = min(EXAMPLE_TIME_S, limits.max_time_s)
     resources = Resources.model_validate({"nodes": max(nodes, limits.min_nodes), "time": f"{time_s}s"})
     return CommandJob(name="example", command=("python", "train.py"), resources=resources)

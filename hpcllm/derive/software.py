@@ -90,7 +90,8 @@ def _modules(profile: Profile, job: AnyJob, partition: str | None) -> list[Setti
     of_node = profile.node_type(partition).modules
     modules = (*of_node, *software.modules, *_runtime(profile, job), *job.software.modules)
     if modules and software.purge:
-        lines.append(Setting("purge", "module purge", "software.purge", "from a clean slate"))
+        ours = "" if "purge" in software.model_fields_set else "; ours, where the profile is silent"
+        lines.append(Setting("purge", "module purge", "software.purge", f"from a clean slate{ours}"))
     for folder in software.module_paths:
         lines.append(Setting("use", f"module use {shlex.quote(folder)}", "software.module_paths", "more modules"))
     if modules:

@@ -14,7 +14,7 @@ def unknown(profile: Profile, layout: Layout) -> list[tuple[str, str]]:
     """Keys without a value that matter to a job of this layout, each with what comes of it."""
     rows = [*_of_scheduler(profile, layout), *_of_nodes(profile, layout)]
     if layout.nodes > 1:
-        rows += _of_fabric(*profile.fabric_of(layout.partition))
+        rows += _of_fabric(*profile.fabric_of(layout.partition), set(profile.environment))
     return [(key, outcome) for key, value, outcome in [*rows, *_of_site(profile)] if value is None]
 
 
@@ -42,11 +42,12 @@ def _of_nodes(profile: Profile, layout: Layout) -> Iterator[Row]:
     yield f"{at}.gpus.cpus", node.gpus.cpus or None, "ranks get cores in Slurm's order, near their GPU or not"
 
 
-def _of_fabric(fabric: Fabric, key: str) -> Iterator[Row]:
+def _of_fabric(fabric: Fabric, key: str, variables: set[str]) -> Iterator[Row]:
     yield f"{key}.rate", fabric.rate_bytes_per_s, "no plan says how long communication takes"
     if fabric.tuned_by == "site" or fabric.kind == "none":
         return
-    yield f"{key}.interfaces", fabric.interfaces or None, "NCCL and Gloo choose an interface by themselves"
+    told = fabric.interfaces or variables & {"NCCL_SOCKET_IFNAME"} or None
+    yield f"{key}.interfaces", told, "NCCL and Gloo choose an interface by themselves"
     if fabric.kind in ("infiniband", "roce"):
         yield f"{key}.hcas", fabric.hcas or None, "NCCL and UCX take every adapter that they find"
     if fabric.kind in ("tcpx", "tcpxo"):

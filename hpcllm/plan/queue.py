@@ -56,7 +56,7 @@ def in_order(profile: Profile) -> list[str]:
 def takes_qos(profile: Profile, partition: str, qos: str | None) -> bool:
     """Whether a job may ask for that QOS there."""
     allowed = profile.scheduler.partitions[partition].allow_qos
-    return qos is None or not allowed or qos in allowed
+    return qos is None or allowed is None or qos in allowed
 
 
 def takes_account(profile: Profile, partition: str, account: str | None) -> bool:
@@ -84,8 +84,8 @@ def queue_name(profile: Profile, job: AnyJob, partition: str | None) -> str:
 
 def qos_names(profile: Profile, partition: str | None) -> tuple[str, ...]:
     """The QOS that the profile knows of for a partition."""
-    allowed = profile.scheduler.partitions[partition].allow_qos if partition else ()
-    return allowed or tuple(profile.scheduler.qos)
+    allowed = profile.scheduler.partitions[partition].allow_qos if partition else None
+    return tuple(profile.scheduler.qos) if allowed is None else allowed
 
 
 def other_qos(profile: Profile, job: AnyJob, partition: str | None) -> str:

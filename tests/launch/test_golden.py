@@ -55,12 +55,15 @@ def my_own(name: str) -> CommandJob:
     return changed(MINE, {"resources.nodes": 1 if name == "local" else 2})
 
 
+BY_REQUEST = {"roihu": {"slurm.partition": "gpularge"}}  # its one partition for more than a node
+
+
 def as_the_site_wants(profile: Profile, job: AnyJob) -> AnyJob:
-    """With an account and a QOS where the site refuses jobs without."""
+    """With an account and a QOS where the site refuses jobs without, and a partition where it has to be named."""
     site = profile.scheduler
     account = {"slurm.account": "research"} if site.account_required else {}
     qos = {"slurm.qos": qos_names(profile, None)[0]} if site.qos_required else {}
-    return changed(job, {**account, **qos})
+    return changed(job, {**account, **qos, **BY_REQUEST.get(profile.name, {})})
 
 
 def script_of(name: str, job: AnyJob, stage_name: str) -> Script:
