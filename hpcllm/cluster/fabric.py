@@ -7,9 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from hpcllm.cluster.known import Known
-from hpcllm.units import BytesPerSecond, Seconds
-
-Positive = Annotated[int, Field(ge=1)]
+from hpcllm.units import BytesPerSecond, Positive, Seconds
 
 
 class Fabric(Known):

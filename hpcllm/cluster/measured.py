@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from hpcllm.cluster.known import Known
-from hpcllm.units import BytesPerSecond, FlopsPerSecond, Seconds
+from hpcllm.units import BytesPerSecond, FlopsPerSecond, Positive, Seconds
 
 Date = date  # a field below is called so too
 
@@ -72,7 +72,7 @@ class Measured(Known):
     """The day of the probe."""
     commit: str = ""
     """Of hpcllm."""
-    world_size: Annotated[int, Field(ge=1)]
+    world_size: Positive
     """Ranks of the probe."""
     hosts: tuple[str, ...] = ()
     """Its nodes."""

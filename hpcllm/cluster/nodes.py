@@ -13,9 +13,8 @@ from hpcllm.cluster.known import Known
 from hpcllm.cluster.price import Price
 from hpcllm.names import Environment, Word
 from hpcllm.source import FieldPath
-from hpcllm.units import Bytes, BytesPerSecond, FlopsPerSecond, Seconds
+from hpcllm.units import Bytes, BytesPerSecond, FlopsPerSecond, Positive, Seconds
 
-Positive = Annotated[int, Field(ge=1)]
 MOST_CPUS = 2**16  # of one machine; Linux knows 8192
 
 

@@ -11,9 +11,7 @@ from pydantic import AfterValidator, Field
 
 from hpcllm.cluster.known import Known
 from hpcllm.names import Directives, Word
-from hpcllm.units import Seconds, TimeLimit
-
-Positive = Annotated[int, Field(ge=1)]
+from hpcllm.units import Positive, Seconds, TimeLimit
 
 
 def _one_name(name: str) -> str:

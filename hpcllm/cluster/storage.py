@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from hpcllm.cluster.known import Known
-from hpcllm.units import Bytes, BytesPerSecond, Seconds
-
-Positive = Annotated[int, Field(ge=1)]
+from hpcllm.units import Bytes, BytesPerSecond, Positive, Seconds
 
 
 class Stripes(Known):

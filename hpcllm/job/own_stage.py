@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from hpcllm.names import Argument
 from hpcllm.source import FieldPath, Record
-from hpcllm.units import Seconds
+from hpcllm.units import Positive, Seconds
 
 NO_PROGRAM = "found nothing; expected a program and its arguments, such as [python, train.py]"
 
@@ -33,9 +33,9 @@ class OwnStage(Record):
     """Stages that must be done before it; left out, it begins at once."""
     before: tuple[str, ...] = ()
     """Stages that wait for it."""
-    nodes: Annotated[int, Field(ge=1)] | None = None
+    nodes: Positive | None = None
     """Nodes that its ranks are spread over; left out, the job's."""
-    ranks_per_node: Annotated[int, Field(ge=1)] | None = None
+    ranks_per_node: Positive | None = None
     """Ranks on each of them; left out, the job's, or the profile decides."""
     gpus_per_node: Annotated[int, Field(ge=0)] | None = None
     """Left out, the job's, or all that the node has."""

@@ -20,9 +20,8 @@ from hpcllm.job.own_stage import NO_PROGRAM, OwnStage, doubled_or_unknown
 from hpcllm.names import Argument, Directives, Environment, Word
 from hpcllm.run_directory import Run
 from hpcllm.source import FieldPath, Record
-from hpcllm.units import Bytes, Fraction, Seconds, Tokens
+from hpcllm.units import Bytes, Fraction, Positive, Seconds, Tokens
 
-Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 
 
