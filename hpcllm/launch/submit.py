@@ -12,8 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-
-import submitit
+from typing import TYPE_CHECKING
 
 from hpcllm.cluster.profile import frozen_profile
 from hpcllm.errors import HpcllmError, Interrupted, UserError
@@ -26,10 +25,12 @@ from hpcllm.launch.finding import Finding, raise_refusals
 from hpcllm.launch.pipeline import Stage, stages
 from hpcllm.launch.slurm import slurm
 from hpcllm.launch.states import ALIVE
-from hpcllm.launch.submitit_plugin import ScriptExecutor, ScriptJob, StageScript
 from hpcllm.launch.track import StageStatus, status, submitted
 from hpcllm.plan.plan import read_plan
 from hpcllm.run_directory import Run, write_json
+
+if TYPE_CHECKING:
+    import submitit
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -83,6 +84,8 @@ def commands(run: Run) -> dict[str, list[list[str]]]:
 
 def jobs(run: Run) -> dict[str, submitit.Job[dict[str, object]]]:
     """submitit's handle of each submitted stage's latest job."""
+    from hpcllm.launch.submitit_plugin import ScriptJob, StageScript  # longer to import than a dry run takes
+
     ids = submitted(run)
     rows = [stage for stage in stages(frozen_any_job(run)) if ids.get(stage.name)]
     return {stage.name: ScriptJob(run.logs, ids[stage.name][-1], StageScript(run, stage)) for stage in rows}
@@ -167,6 +170,8 @@ def _note(run: Run, made: Mapping[str, str]) -> None:
 
 def _submit_all(run: Run, work: Sequence[Ahead], now: Now) -> dict[str, str]:
     """Every job of every stage, noted at the end. Raises what broke it off, when nothing of it is left in the queue."""
+    from hpcllm.launch.submitit_plugin import ScriptExecutor, StageScript
+
     run.logs.mkdir(exist_ok=True)
     executor, ids, new = ScriptExecutor(run.logs), _alive(run, now), list[str]()
     with signals_wait() as stop_if_told:
