@@ -134,9 +134,13 @@ def _profile_schema(arguments: argparse.Namespace) -> None:
 def _job_lint(arguments: argparse.Namespace) -> ExitCode:
     from hpcllm.cluster.lint import lint_record
     from hpcllm.job.spec import kind_of_file
+    from hpcllm.job.sweep import points
 
-    files = map(Path, arguments.names)
-    return _told({path: lint_record(path, kind_of_file(path)) for path in files}, arguments.json)
+    files = [Path(name) for name in arguments.names]
+    code = _told({path: lint_record(path, kind_of_file(path)) for path in files}, arguments.json)
+    for path in files if code is ExitCode.DONE else ():
+        points(path)
+    return code
 
 
 def _job_schema(arguments: argparse.Namespace) -> None:

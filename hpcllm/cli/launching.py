@@ -151,15 +151,19 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _rendered_here(arguments: argparse.Namespace) -> Run:
-    """For this machine, measured first where there is a plan to be made."""
+    arguments, found = for_here(arguments)
+    return _rendered(arguments, found, arguments.oversubscribe)
+
+
+def for_here(arguments: argparse.Namespace) -> tuple[argparse.Namespace, tuple[Profile, None]]:
+    """What `run` was told as `render` reads it, and this machine, measured first where there is a plan to be made."""
     from hpcllm.cluster.detection.here import local_profile, measured
 
     if arguments.cluster:
         raise UserError("--cluster: run is for this machine, or inside an allocation (salloc) for its nodes")
     ranks = {"nodes": 1, "ranks_per_node": arguments.ranks, "no_freeze": bool(arguments.command)}
-    arguments = argparse.Namespace(**{**_NO_RESOURCES, **vars(arguments), **ranks})
     profile = local_profile() if arguments.command else measured(local_profile(), Path.cwd())
-    return _rendered(arguments, (profile, None), arguments.oversubscribe)
+    return argparse.Namespace(**{**_NO_RESOURCES, **vars(arguments), **ranks}), (profile, None)
 
 
 def _rendered_in(found: Allocation, arguments: argparse.Namespace) -> Run | None:
@@ -188,10 +192,7 @@ def again(arguments: argparse.Namespace) -> Run | None:
 
     if arguments.job is None or not arguments.job.is_dir():
         return None
-    kept = ("job", "call", "command", "dry_run")
-    given = [f"--{name.replace('_', '-')}" for name, value in vars(arguments).items() if value and name not in kept]
-    if given or arguments.command:
-        raise UserError(f"{arguments.job}: goes on as it was rendered; leave out {', '.join(given) or 'the command'}")
+    check_nothing_beside(arguments)
     run = Run.open(arguments.job)
     if Path(run.resolved()["root"]) != run.root:
         raise UserError(
@@ -199,6 +200,14 @@ def again(arguments: argparse.Namespace) -> Run | None:
             f"move it back, or render the job into a new directory"
         )
     return run
+
+
+def check_nothing_beside(arguments: argparse.Namespace) -> None:
+    """Raises UserError for options beside a folder, which goes on as it was rendered."""
+    kept = ("job", "call", "command", "dry_run")
+    given = [f"--{name.replace('_', '-')}" for name, value in vars(arguments).items() if value and name not in kept]
+    if given or arguments.command:
+        raise UserError(f"{arguments.job}: goes on as it was rendered; leave out {', '.join(given) or 'the command'}")
 
 
 def _rendered(

@@ -32,14 +32,19 @@ def holds_one(folder: Path) -> bool:
     return (folder / "sweep.json").exists()
 
 
-def rendered_sweep(arguments: argparse.Namespace) -> Sweep:
-    """The sweep of the job file, rendered; or the one whose folder is given. Raises what rendering a run raises."""
+def rendered_sweep(arguments: argparse.Namespace, cluster: tuple[Profile, Path | None] | None = None) -> Sweep:
+    """The sweep of the job file, rendered; or the one whose folder is given. Raises what rendering a run raises.
+
+    `cluster` is a profile and its file, where it is not what --cluster means.
+    """
+    from hpcllm.cli.launching import check_nothing_beside
     from hpcllm.job.sweep import points
     from hpcllm.launch.sweep import Sweep, share
 
     if arguments.job.is_dir():
+        check_nothing_beside(arguments)
         return Sweep.open(arguments.job)
-    profile, path = profile_of(arguments)
+    cluster = cluster or profile_of(arguments)
     found = points(arguments.job)
     name = arguments.job.stem
     folder = re.sub(r"[^\w.-]+", "-", name)
@@ -48,7 +53,7 @@ def rendered_sweep(arguments: argparse.Namespace) -> Sweep:
     sweep.write()
     runs = sweep.runs
     for i, point in enumerate(found):
-        _render(arguments, point, (profile, path), runs[i], runs[0] if i else None)
+        _render(arguments, point, cluster, runs[i], runs[0] if i else None)
     share(runs)
     return sweep
 
@@ -75,9 +80,11 @@ def submit(arguments: argparse.Namespace) -> None:
 
 def run_here(arguments: argparse.Namespace) -> None:
     """Every run of a sweep in the foreground, one after the other."""
+    from hpcllm.cli.launching import for_here
     from hpcllm.launch.local import run_local
 
-    for run in rendered_sweep(arguments).runs:
+    sweep = rendered_sweep(arguments) if arguments.job.is_dir() else rendered_sweep(*for_here(arguments))
+    for run in sweep.runs:
         run_local(run)
 
 

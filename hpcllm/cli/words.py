@@ -67,8 +67,11 @@ def profile_of(arguments: argparse.Namespace) -> tuple[Profile, Path | None]:
 
 def run_of(arguments: argparse.Namespace) -> Run:
     """The run directory that the arguments name. Raises UserError for what is none."""
+    from hpcllm.errors import UserError
     from hpcllm.run_directory import Run
 
+    if (arguments.run / "sweep.json").exists():
+        raise UserError(f"{arguments.run}: is a sweep; give one of its runs, such as {arguments.run / '000'}")
     return Run.open(arguments.run)
 
 

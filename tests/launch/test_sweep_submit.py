@@ -193,3 +193,23 @@ def test_another_sweep_does_not_go_into_the_same_folder(
     with pytest.raises(AssertionError):
         sweep("environment.X: ['1', '3']")
     assert "holds another sweep" in capsys.readouterr().err
+
+
+def test_a_sweeps_folder_goes_on_as_it_was_rendered_and_other_commands_take_one_of_its_runs(
+    sweep: Callable[..., Sweep], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = str(sweep("environment.X: ['1', '2']").root)
+
+    assert [cli.main(words) for words in (["submit", root, "--nodes", "2"], ["watch", root])] == [2, 2]
+    said = capsys.readouterr().err
+    assert "leave out --nodes" in said
+    assert f"is a sweep; give one of its runs, such as {root}/000" in said
+
+
+def test_a_sweep_runs_here_one_run_after_the_other(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text(
+        "name: here\nstages: [{name: say, command: [bash, -c, 'echo $X >>said']}]\nsweep: {environment.X: ['1', '2']}\n"
+    )
+
+    assert cli.main(["run", str(tmp_path / "job.yaml"), "--ranks", "1", "--out", str(tmp_path / "sweep")]) == 0
+    assert (tmp_path / "said").read_text() == "1\n2\n"
