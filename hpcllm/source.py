@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import stat
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from hpcllm.yaml_text import Document, dotted
 from hpcllm.yaml_text import FieldPath as FieldPath
 from hpcllm.yaml_text import Places as Places
 
+MOST_BYTES = 2**20  # of a file; reading one takes time, and a profile has some ten KB
+MOST_PROBLEMS = 100  # that are told; whoever has more has given another kind of file
 _MOST_ROUNDS = 12  # of setting mistakes aside; each round goes one level deeper
 
 
@@ -74,13 +77,32 @@ def load(path: Path, model: type[Model]) -> Model:
 def read_text(path: Path) -> str:
     """The text of a file the user named. Raises UserError with the next step when there is none."""
     try:
-        return path.read_text(encoding="utf-8")
+        wrong = _not_a_text_file(path)
+        if not wrong:
+            return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, [p.name for p in _siblings(path)], n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise UserError(f"{path}: no such file{hint}") from None
-    except (OSError, ValueError) as error:  # a folder, no permission, not UTF-8, a NUL in the name
-        raise UserError(f"{path}: cannot be read: {error}") from None
+    except OSError as error:
+        wrong = error.strerror or str(error)
+    except UnicodeDecodeError as error:
+        wrong = f"byte {error.start + 1} is not UTF-8; save the file as UTF-8"
+    except ValueError as error:  # a NUL in the name
+        wrong = str(error)
+    raise UserError(f"{path}: cannot be read: {wrong}")
+
+
+def _not_a_text_file(path: Path) -> str:
+    """Why a file is not read at all: a pipe or a device may never end. Raises OSError for one that is not there."""
+    found = path.stat()
+    if stat.S_ISDIR(found.st_mode):
+        return "it is a folder; give a file in it"
+    if not stat.S_ISREG(found.st_mode):
+        return "it is a pipe or a device; write its text into a file and give that"
+    if found.st_size > MOST_BYTES:
+        return f"found {found.st_size:,} bytes; a profile or a job has at most {MOST_BYTES:,}"
+    return ""
 
 
 def parse(text: str, file: str) -> tuple[Any, Places]:
@@ -133,14 +155,25 @@ def examine(document: Document, model: type[Model], file: str) -> Examined[Model
         except ValidationError as error:
             errors = [(e, mistakes.path_in(mended.data, e)) for e in error.errors()]
             told = [(e, path) for e, path in errors if not mended.follows(path, e["type"])]
+            count, told = len(problems) + len(told), told[:MOST_PROBLEMS]
             problems += [Problem(*mistakes.place(path, places, file), dotted(path), mistakes.sentence(e, path, model))
                          for e, path in told if not mistakes.is_meant(e, path, told, model)]  # fmt: skip
+            if count > MOST_PROBLEMS:
+                return Examined(None, _first(problems, count, file), ())
             mended.set_aside(errors, model)
             continue
         apart = [(path, what) for path, what in _contradictions(record, ()) if not mended.doubts(path)]
         problems += [Problem(*mistakes.place(path, places, file), dotted(path), what) for path, what in apart]
-        return Examined(record, tuple(problems), tuple(mended.doubtful))
+        return Examined(record, _first(problems, len(problems), file), tuple(mended.doubtful))
     return Examined(None, tuple(problems), ())
+
+
+def _first(problems: list[Problem], count: int, file: str) -> tuple[Problem, ...]:
+    """As many as a person reads, and how many there are."""
+    if count <= MOST_PROBLEMS:
+        return tuple(problems)
+    said = f"{count:,} mistakes; the first {MOST_PROBLEMS} follow"
+    return (Problem(file, 1, 1, "", said), *problems[:MOST_PROBLEMS])
 
 
 class _Mended:

@@ -18,6 +18,8 @@ import yaml
 from hpcllm.errors import Problem, SourceError
 
 MAX_VALUES = 100_000  # an alias bomb reaches this long before it fills the memory
+DEEPEST = 100  # brackets in brackets; PyYAML's time grows with the square
+LONGEST_NUMBER = 100  # digits; Python refuses to print some thousands, and takes long before that
 TAB_COLUMNS = 8
 
 FieldPath = tuple[str | int, ...]
@@ -57,6 +59,8 @@ def taken_for(text: str) -> str | None:
     """What other readers of YAML take an unquoted word for; None where all agree."""
     if text.lower() in _TRUTHS:
         return _TRUTHS[text.lower()]
+    if len(text) > LONGEST_NUMBER:
+        return None
     if re.fullmatch(r"[-+]?[1-9][0-9_]*(:[0-5]?[0-9])+", text):
         number = 0
         for part in text.lstrip("+-").replace("_", "").split(":"):
@@ -74,6 +78,11 @@ _TRUTHS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
 class _Loader(yaml.SafeLoader):
     """SafeLoader with what all readers agree to be a number or a truth. Its C twin crashes on deep nesting."""
+
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        if self.flow_level >= DEEPEST:
+            raise yaml.YAMLError(f"nested too deeply; at most {DEEPEST} brackets in each other")
+        super().fetch_flow_collection_start(token)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -95,8 +104,8 @@ _SCALARS: dict[str, Callable[[str], Any]] = {
     "str": str,
     "null": lambda text: None,
     "bool": lambda text: {"true": True, "false": False}[text.lower()],
-    "int": lambda text: int(text, 16 if text.lower().startswith("0x") else 10),
-    "float": lambda text: float(text.replace(".inf", "inf").replace(".nan", "nan")),
+    "int": lambda text: int(_short(text), 16 if text.lower().startswith("0x") else 10),
+    "float": lambda text: float(_short(text).replace(".inf", "inf").replace(".nan", "nan")),
 }
 
 
@@ -124,7 +133,7 @@ class _Reader:
         """Plain data. Raises yaml.YAMLError for an alias bomb."""
         self.count += 1
         if self.count > MAX_VALUES:
-            raise yaml.YAMLError(f"aliases expand to more than {MAX_VALUES:,} values; write them out")
+            raise yaml.YAMLError(f"more than {MAX_VALUES:,} values, each counted as often as an alias brings it")
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
         collection = {yaml.MappingNode: "map", yaml.SequenceNode: "seq"}.get(type(node))  # type: ignore[arg-type]
         if kind != collection and (collection or kind not in _SCALARS):
@@ -183,7 +192,7 @@ class _Reader:
         self.doubt(node, path)
         try:
             return _SCALARS.get(kind, str)(node.value)
-        except (KeyError, ValueError):  # !!int many, or a number of thousands of digits
+        except (KeyError, ValueError):  # !!int many, or a number that is too long
             self.problem(node, path, f"found {node.value[:40]!r}, which is no {kind}")
             return node.value
 
@@ -206,6 +215,12 @@ class _Reader:
 def dotted(path: FieldPath) -> str:
     """("nodes", "a", 0) -> `nodes.a[0]`."""
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
+
+
+def _short(number: str) -> str:
+    if len(number) > LONGEST_NUMBER:
+        raise ValueError(f"more than {LONGEST_NUMBER} digits")
+    return number
 
 
 def _is_merge(key: yaml.Node) -> bool:

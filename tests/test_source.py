@@ -1,5 +1,8 @@
 """YAML as people write it: every mistake of a file at once, each with its place; no input gives a traceback."""
 
+import os
+import time
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -216,8 +219,55 @@ def test_a_missing_file_is_named_with_its_nearest(tmp_path):
 
 
 def test_a_folder_is_not_a_file(tmp_path):
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read: it is a folder"):
         source.load(tmp_path, Outer)
+
+
+def test_a_pipe_or_a_device_is_refused_before_it_is_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in (tmp_path / "pipe.yaml", Path("/dev/urandom")):
+        with pytest.raises(UserError, match="cannot be read: it is a pipe or a device; write its text into a file"):
+            source.load(path, Outer)
+
+
+def test_a_file_of_megabytes_or_of_other_bytes_is_refused(tmp_path):
+    (tmp_path / "large.yaml").write_text("# large\n" * 2**17 + "name: x\n")
+    with pytest.raises(UserError, match="found 1,048,584 bytes; a profile or a job has at most 1,048,576"):
+        source.load(tmp_path / "large.yaml", Outer)
+    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9\n")
+    with pytest.raises(UserError, match="byte 10 is not UTF-8"):
+        source.load(tmp_path / "latin.yaml", Outer)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_named_with_why(tmp_path):
+    (tmp_path / "x.yaml").write_text("name: x")
+    (tmp_path / "x.yaml").chmod(0)
+    with pytest.raises(UserError, match=r"x.yaml: cannot be read: Permission denied$"):
+        source.load(tmp_path / "x.yaml", Outer)
+
+
+def test_of_thousands_of_mistakes_the_first_are_told_with_how_many_there_are_and_at_once():
+    start_s = time.perf_counter()
+    found = problems("name: 3\n" + "".join(f"key{i}: 1\n" for i in range(5000)))
+
+    assert time.perf_counter() - start_s < 5  # a second; minutes, once
+    assert found[0] == "file.yaml:1:1: 5,001 mistakes; the first 100 follow"
+    assert found[1].startswith("file.yaml:1:1: name: found 3; expected text")
+    assert len(found) == 101
+
+
+def test_mistakes_of_the_text_are_counted_too():
+    assert problems("name: x\n" + "time: 4h\n" * 300)[0] == "file.yaml:1:1: 299 mistakes; the first 100 follow"
+
+
+@pytest.mark.parametrize("number", ["9" * 400, "0x" + "f" * 5000, "1" + ":1" * 5000, "0" + "7" * 9000, "." + "1" * 400])
+def test_a_number_of_hundreds_of_digits_is_a_mistake_of_its_field(number):
+    assert any("inner.count: found" in line for line in problems(f"name: x\ninner: {{memory: 1GiB, count: {number}}}"))
+
+
+def test_brackets_in_brackets_are_read_up_to_a_depth():
+    assert problems("[" * 100_000) == ["file.yaml:1:1: not YAML: nested too deeply; at most 100 brackets in each other"]
 
 
 fragments = st.sampled_from(

@@ -12,6 +12,7 @@ from pathlib import Path
 from hpcllm.cluster.detection.here import local_profile
 from hpcllm.cluster.profile import Profile, load_profile, profile_folders
 from hpcllm.errors import UserError
+from hpcllm.source import read_text
 
 SCONTROL_TIMEOUT_S = 2.0
 LOCAL = "local"
@@ -67,10 +68,10 @@ def _named(name: str) -> Path | None:
 def _profile_of(cluster_name: str | None) -> Path | None:
     """The file of the profile for this Slurm; a file with mistakes is passed over, since nobody asked for it."""
     for path in available_profiles().values() if cluster_name else ():
-        text = _read(path)
-        if str(cluster_name) not in text and "extends:" not in text:
-            continue  # checking a whole profile takes some ten milliseconds
         try:
+            text = read_text(path)
+            if str(cluster_name) not in text and "extends:" not in text:
+                continue  # checking a whole profile takes some ten milliseconds
             if load_profile(path).scheduler.cluster_name == cluster_name:
                 return path
         except UserError:

@@ -1,5 +1,7 @@
 """Which profile a command means. Run: pytest tests/cluster/test_find.py."""
 
+import os
+
 import pytest
 
 from hpcllm.cluster import find
@@ -86,6 +88,7 @@ def test_a_missing_file_is_a_user_error(tmp_path):
 
 def test_a_broken_profile_in_a_folder_does_not_stop_the_search(monkeypatch, tmp_path):
     (tmp_path / "broken.yaml").write_text("name: [\n")
+    os.mkfifo(tmp_path / "a-pipe.yaml")
     conf = tmp_path / "slurm.conf"
     conf.write_text("ClusterName=lab\n")
     monkeypatch.setenv("SLURM_CONF", str(conf))
