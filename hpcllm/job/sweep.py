@@ -34,10 +34,11 @@ class Point:
 
 
 def label(values: Mapping[str, Any]) -> str:
-    """Keys by their last word, or whole where two end alike."""
+    """Keys by their last word, or whole where two end alike; in one line."""
     ends = [key.rsplit(".", 1)[-1] for key in values]
     names = [end if ends.count(end) == 1 else key for end, key in zip(ends, values, strict=True)]
-    return " ".join(f"{name}={value}" for name, value in zip(names, values.values(), strict=True))
+    said = " ".join(f"{name}={value}" for name, value in zip(names, values.values(), strict=True))
+    return "".join(c if c.isprintable() else " " for c in said)
 
 
 def points(path: Path) -> tuple[Point, ...]:
