@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -155,7 +156,8 @@ def _again(stage: StageStatus) -> str:
     """Why this is not its first attempt: `attempt 3, after preempted, interrupted`."""
     if not stage.earlier:
         return ""
-    return f"attempt {len(stage.earlier) + 1}, after {', '.join(stage.earlier)}"
+    ends = [(end, len(list(same))) for end, same in groupby(stage.earlier)]
+    return f"attempt {len(stage.earlier) + 1}, after " + ", ".join(f"{n} × {end}" if n > 1 else end for end, n in ends)
 
 
 def _percent(fraction: float | None) -> str:
