@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from probed_clusters import HOSTS, probed, profile
 
+from hpcllm.cluster.measured import Measured
 from hpcllm.cluster.probe.found import Probed, read_probed
 from hpcllm.cluster.probe.verdicts import Verdict, judge, verdicts, worst
 from hpcllm.errors import HpcllmError
@@ -95,6 +96,55 @@ def test_a_finding_of_preflight_is_the_note_of_its_line() -> None:
     found = line("interfaces", probed(findings=(finding,)))
 
     assert (found.word, found.note) == ("broken", "ib9: there is none on n2 (a name)")
+
+
+@pytest.mark.parametrize(("severity", "believed"), [("error", False), ("warning", True)])
+def test_where_a_wrong_interface_is_named_no_figure_of_the_network_is_believed(severity: str, believed: bool) -> None:
+    wrong = {
+        "severity": severity,
+        "check": "interfaces",
+        "what": "ib9: there is none",
+        "cause": "a name",
+        "action": "x",
+    }
+
+    found = verdicts(profile(), probed(findings=(wrong,)))
+
+    assert (worst(found) == "broken") != believed
+    network = [verdict for verdict in found if verdict.key.startswith("fabric")]
+    assert {verdict.believed for verdict in network} == {believed}
+    assert all(("not written" in verdict.note) != believed for verdict in network)
+    assert all(verdict.believed for verdict in found if not verdict.key.startswith("fabric"))
+
+
+EARLIER = Measured(
+    date="2026-11-01",
+    world_size=8,
+    fabric={"rate": "20GB/s", "latency": "2us"},
+    nodes={"cpu": {"flops": "900 GFLOP/s", "date": "2026-10-01"}},
+)
+
+
+def test_while_a_node_is_slow_a_figure_well_below_the_earlier_one_is_not_believed() -> None:
+    throttled = probed(slow={"n2": 3e9}, rate=12e9)
+
+    found = {verdict.key: verdict for verdict in verdicts(profile(), throttled, EARLIER)}
+
+    rate = found["fabric.rate"]
+    assert (rate.word, rate.believed) == ("slow", False)
+    assert rate.note.endswith("; earlier 20 GB/s on 2026-11-01, which stays: a node is slow")
+    assert "earlier 2 µs on 2026-11-01" in found["fabric.latency"].note
+    assert found["nodes.cpu.flops"].believed
+
+
+def test_of_healthy_nodes_a_figure_that_fell_is_the_new_one() -> None:
+    assert all(verdict.believed for verdict in verdicts(profile(), probed(rate=12e9), EARLIER))
+
+
+def test_a_figure_of_a_slow_cluster_near_the_earlier_one_is_the_new_one() -> None:
+    found = verdicts(profile(), probed(slow={"n2": 3e9}, rate=17e9, latency_s=2.2e-6), EARLIER)
+
+    assert all(verdict.believed and "earlier" not in verdict.note for verdict in found)
 
 
 def test_clocks_half_a_second_apart_are_named() -> None:

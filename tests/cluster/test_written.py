@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ import yaml
 from probed_clusters import HOSTS, probed
 
 from hpcllm.cluster.find import find_profile
+from hpcllm.cluster.measured import Measured
+from hpcllm.cluster.probe.found import Probed
 from hpcllm.cluster.probe.preferred import preferring_measured
-from hpcllm.cluster.probe.written import target_of, write_measured
+from hpcllm.cluster.probe.verdicts import verdicts
+from hpcllm.cluster.probe.written import measured_before, target_of, write_measured
 from hpcllm.cluster.profile import Profile, load_profile, shipped_profiles
 from hpcllm.errors import UserError
 
@@ -172,6 +176,55 @@ def test_a_slow_node_spoils_no_figure(tmp_path: Path) -> None:
     assert found.fabric is not None
     assert found.fabric.rate_bytes_per_s == 20e9
     assert found.fabric.all_reduce_bytes_per_s is None
+
+
+def reprobed(profile: Profile, path: Path, again: Probed) -> Measured:
+    """As `profile probe` does it."""
+    found = verdicts(profile, again, measured_before(profile, path))
+    write_measured(profile, path, again, {verdict.key for verdict in found if not verdict.believed})
+    measured = load_profile(path).measured
+    assert measured
+    return measured
+
+
+def test_a_probe_with_a_throttled_node_is_not_written_over_the_better_one_before(tmp_path: Path) -> None:
+    profile, path = profile_file(tmp_path)
+    reprobed(profile, path, probed(rate=20e9))
+
+    found = reprobed(load_profile(path), path, probed(slow={"n2": 3e9}, rate=12e9, date="2026-12-01"))
+
+    assert found.fabric
+    assert (str(found.date), str(found.fabric.date)) == ("2026-12-01", "2026-11-25")
+    assert (found.fabric.rate_bytes_per_s, found.fabric.all_reduce_bytes_per_s) == (20e9, 10e9)
+    assert found.nodes["cpu"].date is None
+    healthy = reprobed(load_profile(path), path, probed(rate=12e9, date="2026-12-02"))
+    assert healthy.fabric
+    assert (healthy.fabric.rate_bytes_per_s, healthy.fabric.date) == (12e9, None)
+
+
+def test_a_slow_node_of_a_network_of_its_own_leaves_that_as_it_was_and_the_node_too(tmp_path: Path) -> None:
+    text = TEXT.replace("partitions: {cpu: {node_type: cpu}}", "partitions: {gpu: {node_type: gpu}}")
+    profile, path = profile_file(tmp_path, text)
+    at = {"partition": "gpu", "node_type": "gpu"}
+    reprobed(profile, path, probed(**at))
+    slow_cores = tuple(replace(node, flops_per_s=0.1e12 if node.host == "n1" else 0.5e12) for node in probed().nodes)
+
+    found = reprobed(load_profile(path), path, probed(nodes=slow_cores, date="2026-12-01", **at)).nodes["gpu"]
+
+    assert (found.flops_per_s, str(found.date)) == (0.9e12, "2026-11-25")
+    assert found.fabric
+    assert str(found.fabric.date) == "2026-12-01"
+
+
+def test_a_wrong_interface_leaves_the_network_of_the_earlier_probe_and_nothing_of_a_first_one(tmp_path: Path) -> None:
+    profile, path = profile_file(tmp_path)
+    wrong = {"severity": "error", "check": "interfaces", "what": "ib9", "cause": "a name", "action": "x"}
+
+    assert reprobed(profile, path, probed(findings=(wrong,))).fabric is None
+    reprobed(load_profile(path), path, probed(rate=20e9))
+    found = reprobed(load_profile(path), path, probed(rate=30e9, findings=(wrong,))).fabric
+    assert found
+    assert found.rate_bytes_per_s == 20e9
 
 
 def test_a_profile_of_ours_is_left_alone_and_one_that_extends_it_is_found_first(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from statistics import median
 from typing import Any
 
@@ -85,6 +85,11 @@ class Probed:
         """Nodes below half of what the others reach (their median)."""
         values = {node.host: getattr(node, figure) for node in self.nodes if getattr(node, figure) is not None}
         return tuple(host for host in values if values[host] < SLOW_SHARE * others(values, host))
+
+    @property
+    def slow(self) -> bool:
+        """Whether some node is slow in something."""
+        return any(self.slow_hosts(one.name) for one in fields(ProbedNode) if one.name.endswith("_per_s"))
 
     def lowest(self, figure: str) -> float | None:
         """The slowest node's that is not slow."""

@@ -24,7 +24,7 @@ def preferring_measured(profile: Profile) -> tuple[Profile, Mapping[str, str]]:
         value = value_at(found, measured)
         if found and value is not None and value_at(profile, stated[:-1]) is not None:
             profile = _replaced(profile, stated, value)
-            keys[key_of(stated)] = f"measured.{key_of(measured)} ({_day(found, measured)})"
+            keys[key_of(stated)] = f"measured.{key_of(measured)} ({day_of(found, measured)})"
     return profile, keys
 
 
@@ -61,7 +61,7 @@ def _replaced(record: Any, path: Path, value: Any) -> Any:
     return {**record, step: inner} if isinstance(record, dict) else record.model_copy(update={step: inner})
 
 
-def _day(found: Measured, path: Path) -> date:
-    """Of that figure: that of the part that it stands in, where a later probe was of others."""
+def day_of(found: Measured, path: Path) -> date:
+    """Of a figure at a path: that of the part that it stands in, where a later probe was of others."""
     days = [value_at(found, (*path[:end], "date")) for end in range(len(path) - 1, -1, -1)]
     return next(day for day in days if isinstance(day, date))

@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from hpcllm.cluster.accelerators import accelerator
+from hpcllm.cluster.measured import Measured
 from hpcllm.cluster.nodes import Gpus
+from hpcllm.cluster.probe.figures import fabric_part, figures
 from hpcllm.cluster.probe.found import BROKEN_SHARE, SLOW_SHARE, Probed, others
+from hpcllm.cluster.probe.preferred import day_of
 from hpcllm.cluster.profile import Profile
 from hpcllm.units import format_bytes_per_s, format_flops_per_s, format_seconds
 
@@ -42,13 +45,13 @@ class Verdict:
     note: str = ""
     """Which nodes, which name, what it may mean."""
     believed: bool = True
-    """Whether the figure is worth keeping: not broken by itself, whatever one of the nodes is."""
+    """Whether the figure is worth keeping: not broken by itself, whatever one of the nodes is, nor spoilt by one."""
 
 
-def verdicts(profile: Profile, probed: Probed) -> list[Verdict]:
-    """Every line: the contract of MPI first, then the figures."""
+def verdicts(profile: Profile, probed: Probed, earlier: Measured | None = None) -> list[Verdict]:
+    """Every line: the contract of MPI first, then the figures, held against those of an `earlier` probe too."""
     node, at = profile.nodes[probed.node_type], f"nodes.{probed.node_type}"
-    gpus, fabric_at = node.gpus, f"{at}.fabric" if node.fabric else "fabric"
+    gpus, fabric_at = node.gpus, ".".join(fabric_part(profile, probed))
     rows = [
         *_contract(profile, probed),
         _of_nodes(probed, f"{at}.flops", "flops_per_s", node.flops_per_s, format_flops_per_s),
@@ -60,7 +63,8 @@ def verdicts(profile: Profile, probed: Probed) -> list[Verdict]:
         *_fabric(profile, probed, fabric_at),
         *_files(profile, probed),
     ]
-    return [row for row in rows if row]
+    lines = _without_names([row for row in rows if row], fabric_at)
+    return _against_earlier(lines, profile, probed, earlier) if earlier and probed.slow else lines
 
 
 def worst(found: Sequence[Verdict]) -> Word:
@@ -136,6 +140,31 @@ def _files(profile: Profile, probed: Probed) -> Iterator[Verdict | None]:
         yield (
             _noted(verdict, f"{len(probed.nodes)} nodes may not fill it: --nodes more") if verdict and few else verdict
         )
+
+
+def _without_names(found: list[Verdict], fabric_at: str) -> list[Verdict]:
+    """Where an interface is named that is not there, nobody knows over which one the messages went."""
+    if not any(verdict.key == "interfaces" and verdict.word == "broken" for verdict in found):
+        return found
+    note = "not written: over which interface this went is open until the names are right"
+    return [
+        replace(_noted(verdict, note), believed=False) if verdict.key.startswith(fabric_at) else verdict
+        for verdict in found
+    ]
+
+
+def _against_earlier(found: list[Verdict], profile: Profile, probed: Probed, earlier: Measured) -> list[Verdict]:
+    """While a node is slow, a figure well below that of an earlier probe is the slow node's doing."""
+    fell = {figure.key: (figure, figure.fell_from(earlier)) for figure in figures(profile, probed)}
+    lines = []
+    for verdict in found:
+        figure, before = fell.get(verdict.key, (None, None))
+        if figure and before:
+            day = day_of(earlier, (*figure.part, figure.field))
+            note = f"earlier {figure.shown(before)} on {day}, which stays: a node is slow"
+            verdict = replace(_noted(verdict, note, "slow"), believed=False)
+        lines.append(verdict)
+    return lines
 
 
 def _figure(

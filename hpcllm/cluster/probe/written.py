@@ -17,15 +17,23 @@ import yaml
 from hpcllm import source
 from hpcllm.cluster.find import available_profiles
 from hpcllm.cluster.measured import Measured
+from hpcllm.cluster.probe.figures import fabric_part, figures
 from hpcllm.cluster.probe.found import Probed
-from hpcllm.cluster.profile import Profile, shipped_profiles, user_profiles
+from hpcllm.cluster.probe.preferred import Path as FieldPath
+from hpcllm.cluster.profile import Profile, load_profile, shipped_profiles, user_profiles
 from hpcllm.errors import UserError
 from hpcllm.run_directory import atomic_path
-from hpcllm.units import format_bytes_per_s, format_flops_per_s, format_seconds
+from hpcllm.units import format_seconds
 
 KEY = "measured"
 REMARK = "  # by `hpcllm profile probe`, which replaces this block"
 WIDTH = 110
+
+
+def measured_before(profile: Profile, path: Path) -> Measured | None:
+    """What an earlier probe wrote, into the file that this one will write to."""
+    target = target_of(path)
+    return load_profile(target).measured if target.exists() else profile.measured
 
 
 def write_measured(profile: Profile, path: Path, probed: Probed, doubted: Collection[str] = ()) -> Path:
@@ -50,70 +58,73 @@ def write_measured(profile: Profile, path: Path, probed: Probed, doubted: Collec
 
 def section(profile: Profile, probed: Probed, before: dict[str, Any], doubted: Collection[str]) -> dict[str, Any]:
     """The section as plain data; what an earlier one says of other nodes and filesystems stays, with its day."""
-    _, fabric_key = profile.fabric_of(probed.partition)
-    fabric = {} if f"{fabric_key}.rate" in doubted else _fabric(probed)
-    node = _node(probed, f"nodes.{probed.node_type}", doubted)
-    files = _files(probed, doubted)
-    if fabric_key != "fabric" and fabric:
-        node["fabric"] = fabric
-    old = {name: _dated(before.get(name) or {}, before.get("date")) for name in ("nodes", "filesystems")}
-    old_fabric = _dated({"": before.get("fabric") or {}}, before.get("date"))[""]
+    parts = _parts_before(before)
+    for part, new in _parts_now(profile, probed, doubted).items():
+        parts[part] = _standing(new, parts.get(part, {}), bool(doubted) or probed.slow)
+    for part in [part for part in parts if len(part) == 3 and "date" in parts.get(part[:2], {})]:
+        parts[part] = {"date": date.fromisoformat(probed.date), **parts[part]}  # not that of the node around it
+    tree = _tree(parts)
     found = {
         "date": date.fromisoformat(probed.date),
         "commit": probed.commit,
         "world_size": probed.world_size,
         "hosts": list(probed.hosts),
         "library": probed.library,
-        "nodes": {**old["nodes"], **({probed.node_type: node} if node else {})},
-        "fabric": (fabric if fabric_key == "fabric" else {}) or old_fabric,
-        "filesystems": {**old["filesystems"], **({probed.filesystem: files} if probed.filesystem and files else {})},
+        **{name: tree.get(name) for name in ("nodes", "fabric", "filesystems")},
         "clock_skew": format_seconds(probed.clock_skew_s) if len(probed.nodes) > 1 else None,
     }
     return {key: value for key, value in found.items() if value or key == "date"}
 
 
-def _node(probed: Probed, at: str, doubted: Collection[str]) -> dict[str, Any]:
-    rows = (
-        ("flops", f"{at}.flops", "flops_per_s", format_flops_per_s),
-        ("gpu_flops", f"{at}.gpus.flops", "gpu_flops_per_s", format_flops_per_s),
-        ("gpu_memory_rate", f"{at}.gpus memory rate", "gpu_memory_rate_bytes_per_s", format_bytes_per_s),
-        ("memory_rate", f"{at}.memory_rate", "memory_rate_bytes_per_s", format_bytes_per_s),
-        ("all_reduce", f"{at} all-reduce", "all_reduce_bytes_per_s", format_bytes_per_s),
-    )
-    found = {name: (probed.lowest(figure), key, shown) for name, key, figure, shown in rows}
-    found["gpu_all_reduce"] = probed.gpu_all_reduce_inside_bytes_per_s, f"{at}.gpus.link", format_bytes_per_s
-    return {name: shown(value) for name, (value, key, shown) in found.items() if value and key not in doubted}
+def _parts_now(profile: Profile, probed: Probed, doubted: Collection[str]) -> dict[FieldPath, dict[str, Any]]:
+    """What was measured, but for what is doubted; the figures of a network stand or fall together."""
+    parts: dict[FieldPath, dict[str, Any]] = {}
+    for figure in figures(profile, probed):
+        part = parts.setdefault(figure.part, {})
+        if figure.key not in doubted:
+            part[figure.name] = figure.shown(figure.value)
+    network = fabric_part(profile, probed)
+    if any(figure.part == network and figure.key in doubted for figure in figures(profile, probed)):
+        parts[network] = {}
+    return parts
 
 
-def _fabric(probed: Probed) -> dict[str, Any]:
-    rates = {
-        "rate": probed.rate_bytes_per_s(),
-        "all_reduce": None if probed.slow_hosts("link_bytes_per_s") else probed.all_reduce_bytes_per_s,
-        "gpu_all_reduce": probed.gpu_all_reduce_bytes_per_s if len(probed.nodes) > 1 else None,
-    }
-    shown = {name: format_bytes_per_s(rate) for name, rate in rates.items() if rate}
-    return {**shown, **({"latency": format_seconds(probed.latency_s)} if probed.latency_s else {})}
+def _parts_before(before: dict[str, Any]) -> dict[FieldPath, dict[str, Any]]:
+    """Those of an earlier section, each with its day."""
+    day = before.get("date")
+    parts: dict[FieldPath, dict[str, Any]] = {("fabric",): _dated(before.get("fabric"), day)}
+    for kind in ("nodes", "filesystems"):
+        for name, part in (before.get(kind) or {}).items():
+            dated = _dated(part, day)
+            network = dated.pop("fabric", None)
+            parts[kind, name] = dated
+            if network:
+                parts[kind, name, "fabric"] = _dated(network, dated["date"])
+    return parts
 
 
-def _files(probed: Probed, doubted: Collection[str]) -> dict[str, Any]:
-    rates = {name.removesuffix("_bytes_per_s"): rate for name, rate in probed.files.items()}
-    at = f"filesystems.{probed.filesystem}"
-    return {name: format_bytes_per_s(rate) for name, rate in rates.items() if rate and f"{at}.{name}" not in doubted}
+def _dated(part: dict[str, Any] | None, day: Any) -> dict[str, Any]:
+    if not part:
+        return {}
+    own = part.get("date") or day
+    return {**part, "date": date.fromisoformat(own) if isinstance(own, str) else own}
 
 
-def _dated(parts: dict[str, Any], day: Any) -> dict[str, Any]:
-    """Parts of an earlier section, each with its day."""
-    return {
-        name: part and {"date": _date(part.get("date") or day), **_without_date(part)} for name, part in parts.items()
-    }
+def _standing(new: dict[str, Any], old: dict[str, Any], doubtful: bool) -> dict[str, Any]:
+    """One part: of a doubtful probe the earlier one stays, whole, where the new one would lose a figure of it."""
+    lost = old.keys() - new.keys() - {"date"}
+    return old if not new or (lost and doubtful) else new
 
 
-def _without_date(part: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in part.items() if key != "date"}
-
-
-def _date(day: Any) -> Any:
-    return date.fromisoformat(day) if isinstance(day, str) else day
+def _tree(parts: dict[FieldPath, dict[str, Any]]) -> dict[str, Any]:
+    """Parts by their path, as maps in maps; none that is empty."""
+    tree: dict[str, Any] = {}
+    for path in sorted(filter(parts.get, parts), key=len):
+        place = tree
+        for step in path:
+            place = place.setdefault(step, {})
+        place.update(parts[path])
+    return tree
 
 
 # ---- where in the text -----------------------------------------------------------------------------------------------
