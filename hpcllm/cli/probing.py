@@ -40,7 +40,7 @@ def add(profile: Any) -> None:
 def _probe(arguments: argparse.Namespace) -> ExitCode:
     from hpcllm.cluster.find import find_profile
     from hpcllm.cluster.probe.verdicts import verdicts, worst
-    from hpcllm.cluster.probe.written import write_measured
+    from hpcllm.cluster.probe.written import measured_before, write_measured
     from hpcllm.launch.probe import result_of
     from hpcllm.report.probe_table import probe_table
 
@@ -51,7 +51,7 @@ def _probe(arguments: argparse.Namespace) -> ExitCode:
         return ExitCode.DONE
     _follow(run, profile, arguments)
     probed = result_of(run)
-    found = verdicts(profile, probed)
+    found = verdicts(profile, probed, measured_before(profile, path) if path else None)
     doubted = {verdict.key for verdict in found if not verdict.believed}
     file = write_measured(profile, path, probed, doubted) if path else None
     if arguments.json:
