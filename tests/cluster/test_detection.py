@@ -117,6 +117,16 @@ def test_nodes_of_several_kinds_in_one_partition_are_to_be_checked(tmp_path):
     assert "partition gpu has nodes of several kinds (a100x4, h100x4)" in text
 
 
+def test_of_gpus_of_several_types_in_a_node_the_most_numerous_are_described_and_the_others_named(tmp_path):
+    gres = "gpu:v100:1(S:0),gpu:a100:2(S:0),gpu:a100:2(S:1),shard:8"
+
+    profile, text = described(tmp_path, slurm(nodes=node("gpu001", gres=gres)), None)
+
+    gpus = profile.nodes["a100x4"].gpus
+    assert (gpus.count, gpus.gres_type) == (4, "a100")
+    assert "nodes.a100x4.gpus: 4 a100 are described; the same nodes have 1 v100, which no rank uses" in text
+
+
 def test_a_partition_named_like_a_yaml_word_is_still_a_name(tmp_path):
     words = slurm(nodes=node("gpu001", partitions="on"), partitions=partition("on", default="YES"))
 

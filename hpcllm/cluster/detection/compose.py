@@ -187,6 +187,11 @@ def _numa(draft: Draft, kind: FoundNodes, node: FoundNode | None) -> None:
 
 
 def _gpus(draft: Draft, kind: FoundNodes, node: FoundNode | None) -> None:
+    if kind.other_gpus:
+        draft.checks.append(
+            f"nodes.{kind.name}.gpus: {kind.gpus} {kind.gres_type or 'of no type'} are described; "
+            f"the same nodes have {', '.join(kind.other_gpus)}, which no rank uses"
+        )
     if kind.gpus and node and node.gpus is None:
         why = f"Slurm has {kind.gpus} GPUs, but neither nvidia-smi nor rocm-smi found one on {node.host}"
         draft.plain(f"    # gpus: {why}")

@@ -43,6 +43,9 @@ class FoundNodes:
     architecture: str
     gres_type: str | None
     gpus: int
+    """Of that type, the most numerous one."""
+    other_gpus: tuple[str, ...]
+    """What else is in the same nodes, which no rank is planned for: 2 v100."""
     features: tuple[str, ...]
     partitions: tuple[str, ...]
 
@@ -144,7 +147,7 @@ def _hardware(node: dict[str, str]) -> tuple[object, ...]:
 
 def _kind(records: list[dict[str, str]]) -> FoundNodes:
     first = records[0]
-    gres_type, gpus = _gpus(first)
+    (gres_type, gpus), *others = _gpus(first) or ((None, 0),)
     cores = _cores(first)
     features = [set(_words(record.get("ActiveFeatures", ""))) for record in records]
     return FoundNodes(
@@ -157,6 +160,7 @@ def _kind(records: list[dict[str, str]]) -> FoundNodes:
         architecture=first.get("Arch", ""),
         gres_type=gres_type,
         gpus=gpus,
+        other_gpus=tuple(f"{count} {name or 'of no type'}" for name, count in others),
         features=tuple(sorted(set.intersection(*features))),
         partitions=tuple(dict.fromkeys(p for record in records for p in _words(record.get("Partitions", "")))),
     )
@@ -169,10 +173,15 @@ def _cores(node: dict[str, str]) -> int:
     return max(1, cores * effective // cpus)
 
 
-def _gpus(node: dict[str, str]) -> tuple[str | None, int]:
-    """Type and number in Gres=gpu:a100:4(S:0-1) or gpu:4; slices of a GPU (MIG) are counted as what they are."""
-    matched = re.findall(r"(?:^|,)gpu:(?:([^:,()]+):)?(\d+)", node.get("Gres", ""))
-    return (matched[0][0] or None, sum(int(count) for _, count in matched)) if matched else (None, 0)
+def _gpus(node: dict[str, str]) -> tuple[tuple[str | None, int], ...]:
+    """Types and numbers in Gres=gpu:a100:4(S:0-1),gpu:v100:1 or gpu:4, the most numerous type first.
+
+    Slices of a GPU (MIG) are counted as what they are.
+    """
+    counts: Counter[str | None] = Counter()
+    for name, count in re.findall(r"(?:^|,)gpu:(?:([^:,()]+):)?(\d+)", node.get("Gres", "")):
+        counts[name or None] += int(count)
+    return tuple(counts.most_common())
 
 
 # ---- partitions and QOS ----------------------------------------------------------------------------------------------
