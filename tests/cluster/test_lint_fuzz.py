@@ -24,10 +24,12 @@ MIXED = (shipped_profiles() / "frontier.yaml").read_text()
 JOB = (shipped_profiles().parent / "jobs" / "translate.yaml").read_text()
 
 bounded = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+whole_files = settings(bounded, max_examples=25)  # some 20 ms each
 
 words = st.sampled_from(
     ["unknown", "yes", "no", "010", "12:30:00", "1_000", "80GiB", "400Gb/s", "25GB", "-1", "1e999", ".nan", "0-3,8",
-     "é", "a100", "gpu", "infiniband", "slingshot", "lustre", "hsn0", "mlx5_0", "../x", "$HOME", "", " ", "x" * 300]
+     "é", "a100", "gpu", "infiniband", "slingshot", "lustre", "hsn0", "mlx5_0", "../x", "$HOME", "", " ", "x" * 300,
+     "9" * 400 + "GiB", "1e999h"]
 )  # fmt: skip
 scalars = st.one_of(
     words, st.none(), st.booleans(), st.integers(-(10**20), 10**20), st.floats(), st.text(max_size=8), st.dates()
@@ -64,7 +66,7 @@ def test_bytes(tmp_path, content):
 
 @pytest.mark.parametrize("text", [PROFILE, MIXED, JOB], ids=["profile", "documented", "job"])
 @given(data=st.data())
-@bounded
+@whole_files
 def test_a_shipped_file_with_text_cut_out_and_put_in(tmp_path, text, data):
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(text)))
@@ -81,7 +83,7 @@ def _paths(tree, path=()):
 
 @pytest.mark.parametrize("text", [PROFILE, MIXED, JOB], ids=["profile", "documented", "job"])
 @given(data=st.data())
-@bounded
+@whole_files
 def test_a_shipped_file_with_other_values_and_keys(tmp_path, text, data):
     tree = copy.deepcopy(yaml_text.read(text, "x").data)
     for _ in range(data.draw(st.integers(1, 4))):
@@ -127,6 +129,7 @@ def test_any_tree(tmp_path, tree):
         "null\n",
         "extends: x.yaml\n",
         "extends: [x]\n",
+        "nodes: {a: {memory: " + "9" * 400 + "GiB, cores: 0x" + "f" * 5000 + "}}\n",
         "nodes: {a: {gpus: {count: 99999999999999999999, cpus: ['0-99999999999']}}}\n",
     ],
 )
