@@ -54,7 +54,7 @@ def measured(folder: Path, num_jobs: int, pairs: int) -> list[dict[str, object]]
     """The rows, by a queue of that many jobs, half of them over."""
     from submitit.slurm.slurm import SlurmInfoWatcher
 
-    from hpcllm.launch.slurm import query
+    from hpcllm.launch.tracking.slurm import query
 
     ids = jobs(num_jobs)
     watcher = SlurmInfoWatcher()

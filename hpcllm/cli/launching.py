@@ -221,8 +221,8 @@ def _rendered(
     from hpcllm.cluster.user import load_user
     from hpcllm.errors import DoesNotFit
     from hpcllm.job.spec import Job, absolute
-    from hpcllm.launch.choose import keep
     from hpcllm.launch.render import render
+    from hpcllm.launch.submission.choose import keep
     from hpcllm.plan.search import search
 
     profile, profile_path = found

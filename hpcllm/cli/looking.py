@@ -81,7 +81,7 @@ def _status(arguments: argparse.Namespace) -> None:
 
     from rich.console import Console
 
-    from hpcllm.launch.track import look
+    from hpcllm.launch.tracking.track import look
     from hpcllm.report.status_table import status_table
 
     if sweeping.holds_one(arguments.run):
@@ -102,7 +102,7 @@ def _status(arguments: argparse.Namespace) -> None:
 def _efficiency(run: Run, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from hpcllm.launch.efficiency import efficiency
+    from hpcllm.launch.tracking.efficiency import efficiency
     from hpcllm.report.status_table import efficiency_table
 
     used = efficiency(run)
@@ -119,11 +119,11 @@ def _watch(arguments: argparse.Namespace) -> None:
 
 
 def _logs(arguments: argparse.Namespace) -> None:
-    from hpcllm.launch.logs import errors, logs
+    from hpcllm.launch.tracking.logs import errors, logs
 
     run = run_of(arguments)
     if arguments.follow:
-        from hpcllm.launch.follow import follow
+        from hpcllm.launch.tracking.follow import follow
         from hpcllm.report.status_table import poll_s
 
         for line in follow(run, arguments.stage, poll_s(run)):
@@ -133,7 +133,7 @@ def _logs(arguments: argparse.Namespace) -> None:
 
 
 def _cancel(arguments: argparse.Namespace) -> None:
-    from hpcllm.launch.track import cancel
+    from hpcllm.launch.tracking.track import cancel
 
     if sweeping.holds_one(arguments.run):
         sweeping.cancel(arguments)

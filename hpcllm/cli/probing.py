@@ -99,7 +99,7 @@ def _new(arguments: argparse.Namespace, profile: Profile, path: Path | None) -> 
 
 
 def _dry_run(run: Run, profile: Profile) -> None:
-    from hpcllm.launch.submit import submit
+    from hpcllm.launch.submission.submit import submit
 
     if profile.scheduler.kind == "local":
         print(f"bash {shlex.quote(str(run.run_local_sh))}")
@@ -111,9 +111,9 @@ def _dry_run(run: Run, profile: Profile) -> None:
 def _follow(run: Run, profile: Profile, arguments: argparse.Namespace) -> None:
     """Until the job is over. Ctrl-C leaves it, and says how to go on. Raises KeyboardInterrupt then."""
     from hpcllm.launch.local import run_local
-    from hpcllm.launch.states import ALIVE
-    from hpcllm.launch.submit import submit
-    from hpcllm.launch.track import status
+    from hpcllm.launch.submission.submit import submit
+    from hpcllm.launch.tracking.states import ALIVE
+    from hpcllm.launch.tracking.track import status
     from hpcllm.report.status_table import watch
 
     (found,) = status(run)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from hpcllm.cluster.profile import Profile
     from hpcllm.cluster.user import User
     from hpcllm.job.spec import AnyJob
-    from hpcllm.launch.choose import Queue
-    from hpcllm.launch.finding import Finding
+    from hpcllm.launch.submission.choose import Queue
+    from hpcllm.launch.submission.finding import Finding
     from hpcllm.run_directory import Run
 
 JobT = TypeVar("JobT", bound="AnyJob")
@@ -28,7 +28,7 @@ def with_queue(profile: Profile, job: JobT, user: User, out: Path) -> tuple[JobT
 
     Without anything to choose, or where nothing can run it, the job stays as it is: rendering says what is in the way.
     """
-    from hpcllm.launch.choose import choose, kept, on_queue
+    from hpcllm.launch.submission.choose import choose, kept, on_queue
     from hpcllm.run_directory import Run
 
     run = Run(out.absolute())
@@ -40,7 +40,7 @@ def with_queue(profile: Profile, job: JobT, user: User, out: Path) -> tuple[JobT
 
 def submit_run(run: Run) -> None:
     """Check, submit, and say the ids. Raises UserError with everything that stands in the way."""
-    from hpcllm.launch.submit import submit
+    from hpcllm.launch.submission.submit import submit
 
     say_queues(run)
     for stage, job_id in submit(run, say=_say_warning).items():
@@ -50,8 +50,8 @@ def submit_run(run: Run) -> None:
 
 def say_dry(run: Run) -> None:
     """All that would be: queue, checks, commands. Raises UserError with everything that stands in the way."""
-    from hpcllm.launch.finding import raise_refusals
-    from hpcllm.launch.submit import check, commands
+    from hpcllm.launch.submission.finding import raise_refusals
+    from hpcllm.launch.submission.submit import check, commands
 
     say_queues(run)
     tokens = commands(run)
@@ -84,7 +84,7 @@ def removed_afterwards(run: Run, new_parent: bool) -> Iterator[None]:
 
 def say_queues(run: Run) -> None:
     """What the queue was chosen from."""
-    from hpcllm.launch.choose import kept
+    from hpcllm.launch.submission.choose import kept
     from hpcllm.report.queue_lines import queue_lines
 
     _print(queue_lines(kept(run)))

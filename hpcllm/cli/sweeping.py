@@ -60,7 +60,7 @@ def rendered_sweep(arguments: argparse.Namespace, cluster: tuple[Profile, Path |
 
 def submit(arguments: argparse.Namespace) -> None:
     """Submit what is missing of a sweep, and say the ids."""
-    from hpcllm.launch.sweep_submit import submit_sweep
+    from hpcllm.launch.submission.sweep_submit import submit_sweep
 
     sweep = rendered_sweep(arguments)
     if arguments.dry_run:
@@ -93,7 +93,7 @@ def status(arguments: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from hpcllm.launch.sweep import Sweep
-    from hpcllm.launch.sweep_status import look_at
+    from hpcllm.launch.tracking.sweep_status import look_at
     from hpcllm.report.sweep_table import sweep_table
 
     sweep = Sweep.open(arguments.run)
@@ -109,7 +109,7 @@ def status(arguments: argparse.Namespace) -> None:
 def cancel(arguments: argparse.Namespace) -> None:
     """All of it, or one stage of all runs."""
     from hpcllm.launch.sweep import Sweep
-    from hpcllm.launch.sweep_status import cancel_all
+    from hpcllm.launch.tracking.sweep_status import cancel_all
 
     print(cancel_all(Sweep.open(arguments.run), arguments.stage))
 

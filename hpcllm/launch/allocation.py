@@ -11,9 +11,9 @@ from hpcllm.cluster.nodes import Gpus
 from hpcllm.cluster.profile import Profile
 from hpcllm.errors import UserError
 from hpcllm.job.spec import frozen_any_job
-from hpcllm.launch.ahead import options_in, said_of
 from hpcllm.launch.pipeline import stages
-from hpcllm.launch.site_rules import slurm_seconds
+from hpcllm.launch.submission.ahead import options_in, said_of
+from hpcllm.launch.submission.site_rules import slurm_seconds
 from hpcllm.plan.queue import qos_names
 from hpcllm.run_directory import Run
 

@@ -15,8 +15,8 @@ from hpcllm.cluster.profile import frozen_profile
 from hpcllm.errors import DoesNotFit, ExitCode, HpcllmError, Interrupted, UserError
 from hpcllm.job.spec import frozen_any_job
 from hpcllm.launch.live_view import Outcome, View, make_view
-from hpcllm.launch.logs import log_files
 from hpcllm.launch.pipeline import Stage, stages
+from hpcllm.launch.tracking.logs import log_files
 from hpcllm.run_directory import Run
 
 LAST_LINES = 15

@@ -8,8 +8,8 @@ from hpcllm.cluster.user import User
 from hpcllm.derive.layout import choose_partition
 from hpcllm.errors import HpcllmError
 from hpcllm.job.spec import Probe, ProbeJob, Resources, SlurmSpec
-from hpcllm.launch.logs import logs
-from hpcllm.launch.track import status
+from hpcllm.launch.tracking.logs import logs
+from hpcllm.launch.tracking.track import status
 from hpcllm.plan.queue import limits_of, partition_of, under_qos
 from hpcllm.run_directory import Run
 

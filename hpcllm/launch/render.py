@@ -23,13 +23,13 @@ from hpcllm.derive.software import environment_of
 from hpcllm.errors import UserError
 from hpcllm.job.spec import AnyJob, CommandJob
 from hpcllm.launch.architecture import check_architecture
-from hpcllm.launch.chain import chain_length
-from hpcllm.launch.dag_scripts import run_local_sh, submit_sh
 from hpcllm.launch.freeze import Code, code_of, write_code
 from hpcllm.launch.key import key_of
 from hpcllm.launch.pipeline import Stage, job_of, own_stage, stages
-from hpcllm.launch.script import Script
+from hpcllm.launch.scripts.dag_scripts import run_local_sh, submit_sh
+from hpcllm.launch.scripts.script import Script
 from hpcllm.launch.software import copy_code, software
+from hpcllm.launch.submission.chain import chain_length
 from hpcllm.plan.plan import Plan
 from hpcllm.run_directory import FORMAT, Run, atomic_path, read_json, write_text
 from hpcllm.source import Record, read_text

@@ -20,12 +20,12 @@ from submitit.core import utils
 from submitit.core.core import InfoWatcher
 
 from hpcllm.errors import UserError
-from hpcllm.launch.chain import ALONE, SEPARATOR, Link
-from hpcllm.launch.dag_scripts import sbatch_tokens
-from hpcllm.launch.logs import log_files
 from hpcllm.launch.pipeline import Stage
-from hpcllm.launch.slurm import query, slurm
+from hpcllm.launch.scripts.dag_scripts import sbatch_tokens
+from hpcllm.launch.submission.chain import ALONE, SEPARATOR, Link
 from hpcllm.launch.submitit_mpirun import MpirunExecutor, MpirunJobEnvironment
+from hpcllm.launch.tracking.logs import log_files
+from hpcllm.launch.tracking.slurm import query, slurm
 from hpcllm.run_directory import Run, read_json
 
 __all__ = ["MpirunExecutor", "MpirunJobEnvironment", "ScriptExecutor", "ScriptJob", "StageScript"]
@@ -60,7 +60,7 @@ def record_of(run: Run, stage: Stage) -> dict[str, Any]:
 
 
 class ScriptWatcher(InfoWatcher):
-    """One query for all jobs at once, of whoever answers (launch/slurm.py)."""
+    """One query for all jobs at once, of whoever answers (launch/tracking/slurm.py)."""
 
     def update(self) -> None:
         """Ask for every job that has not ended yet."""

@@ -25,8 +25,8 @@ from hpcllm import __version__
 from hpcllm.errors import ExitCode, HpcllmError
 from hpcllm.job.spec import Job, frozen_any_job
 from hpcllm.launch.bad_nodes import remember
-from hpcllm.launch.logs import log_files
 from hpcllm.launch.pipeline import find_stage, stages
+from hpcllm.launch.tracking.logs import log_files
 from hpcllm.parallel import checks
 from hpcllm.parallel.checks import Finding, Link, RankFacts
 from hpcllm.parallel.expected import Expected, expected, started_as

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from hpcllm.launch.choose import Queue
+from hpcllm.launch.submission.choose import Queue
 from hpcllm.units import format_seconds
 
 SOON_S = 60.0

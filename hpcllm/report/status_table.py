@@ -13,10 +13,10 @@ from rich.text import Text
 
 from hpcllm.cluster.profile import frozen_profile
 from hpcllm.launch.bad_nodes import bad_nodes
-from hpcllm.launch.efficiency import Use
-from hpcllm.launch.purge import purge_warning
-from hpcllm.launch.states import ALIVE, State
-from hpcllm.launch.track import RunStatus, StageStatus, look
+from hpcllm.launch.tracking.efficiency import Use
+from hpcllm.launch.tracking.purge import purge_warning
+from hpcllm.launch.tracking.states import ALIVE, State
+from hpcllm.launch.tracking.track import RunStatus, StageStatus, look
 from hpcllm.run_directory import Run
 from hpcllm.units import format_bytes, format_seconds
 

@@ -8,10 +8,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from hpcllm.launch.states import ALIVE
 from hpcllm.launch.sweep import Sweep
-from hpcllm.launch.sweep_status import SweepStatus
-from hpcllm.launch.track import RunStatus, StageStatus
+from hpcllm.launch.tracking.states import ALIVE
+from hpcllm.launch.tracking.sweep_status import SweepStatus
+from hpcllm.launch.tracking.track import RunStatus, StageStatus
 from hpcllm.report.status_table import state_text
 
 

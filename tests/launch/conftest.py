@@ -14,7 +14,7 @@ from hpcllm.derive.setting import Layout, Settings
 from hpcllm.job.spec import CommandJob
 from hpcllm.launch.pipeline import COMMAND
 from hpcllm.launch.render import render
-from hpcllm.launch.script import Script
+from hpcllm.launch.scripts.script import Script
 from hpcllm.plan.search import search
 from hpcllm.run_directory import Run
 

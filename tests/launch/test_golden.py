@@ -15,9 +15,9 @@ from hpcllm.cluster.user import User
 from hpcllm.derive.layout import layout
 from hpcllm.derive.settings import settings
 from hpcllm.job.spec import AnyJob, CommandJob, Job, absolute, load_job
-from hpcllm.launch.dag_scripts import run_local_sh, submit_sh
 from hpcllm.launch.pipeline import find_stage, stages
-from hpcllm.launch.script import Script
+from hpcllm.launch.scripts.dag_scripts import run_local_sh, submit_sh
+from hpcllm.launch.scripts.script import Script
 from hpcllm.plan.fit import changed
 from hpcllm.plan.queue import qos_names
 from hpcllm.plan.search import search

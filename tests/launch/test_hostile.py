@@ -30,10 +30,10 @@ from hpcllm.derive.settings import settings
 from hpcllm.derive.striping import striping
 from hpcllm.errors import UserError
 from hpcllm.job.spec import CommandJob
-from hpcllm.launch.dag_scripts import run_local_sh, submit_sh
 from hpcllm.launch.pipeline import COMMAND
-from hpcllm.launch.script import Script
-from hpcllm.launch.shell import TAKEN
+from hpcllm.launch.scripts.dag_scripts import run_local_sh, submit_sh
+from hpcllm.launch.scripts.script import Script
+from hpcllm.launch.scripts.shell import TAKEN
 from hpcllm.run_directory import Run, read_json
 
 STRINGS = hostile()

@@ -20,7 +20,7 @@ from hpcllm.launch.live_view import DagView
 from hpcllm.launch.local import run_local
 from hpcllm.launch.pipeline import stages
 from hpcllm.launch.render import render
-from hpcllm.launch.track import status
+from hpcllm.launch.tracking.track import status
 from hpcllm.plan.search import search
 from hpcllm.run_directory import Run
 

@@ -16,7 +16,7 @@ from hpcllm.job.spec import AnyJob, Job, StagesJob, kind_of
 from hpcllm.launch.local import run_local
 from hpcllm.launch.pipeline import PIPELINE, stages
 from hpcllm.launch.render import render
-from hpcllm.launch.track import status
+from hpcllm.launch.tracking.track import status
 from hpcllm.plan.search import search
 from hpcllm.run_directory import Run, read_json
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from hpcllm.derive.setting import Setting
 from hpcllm.errors import UserError
-from hpcllm.launch.script import Script
+from hpcllm.launch.scripts.script import Script
 from hpcllm.run_directory import read_json
 
 Maker = Callable[..., Script]

@@ -16,11 +16,11 @@ from slurm_says import accounted, queued
 
 from hpcllm.errors import HpcllmError, Interrupted, UserError
 from hpcllm.job.spec import CommandJob, frozen_any_job
-from hpcllm.launch.dag_scripts import sbatch_tokens
 from hpcllm.launch.key import stage_key
 from hpcllm.launch.pipeline import stages
 from hpcllm.launch.render import render
-from hpcllm.launch.submit import submit
+from hpcllm.launch.scripts.dag_scripts import sbatch_tokens
+from hpcllm.launch.submission.submit import submit
 from hpcllm.run_directory import Run, read_json, write_json
 
 Fake = Callable[[str, str], Path]

@@ -13,12 +13,12 @@ from shipped_jobs import JOBS, demo, described
 
 from hpcllm.cluster.profile import Profile
 from hpcllm.job.spec import CommandJob
-from hpcllm.launch.chain import LINK, NEXT, Link, dependency, rest_of_chain
 from hpcllm.launch.render import render
-from hpcllm.launch.slurm import SlurmJob, ask
-from hpcllm.launch.states import State
-from hpcllm.launch.submit import commands, submit
-from hpcllm.launch.track import cancel, status
+from hpcllm.launch.submission.chain import LINK, NEXT, Link, dependency, rest_of_chain
+from hpcllm.launch.submission.submit import commands, submit
+from hpcllm.launch.tracking.slurm import SlurmJob, ask
+from hpcllm.launch.tracking.states import State
+from hpcllm.launch.tracking.track import cancel, status
 from hpcllm.plan.search import search
 from hpcllm.run_directory import Run, read_json, write_json
 

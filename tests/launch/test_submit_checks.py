@@ -15,13 +15,13 @@ from shipped_jobs import JOBS, demo, described
 from hpcllm.cluster.profile import Profile
 from hpcllm.errors import UserError
 from hpcllm.job.spec import CommandJob, frozen_any_job
-from hpcllm.launch.ahead import options_in
-from hpcllm.launch.finding import Finding
 from hpcllm.launch.render import render
-from hpcllm.launch.room import Quota, quota_of, room
-from hpcllm.launch.shell import directive_word
-from hpcllm.launch.site_rules import slurm_seconds
-from hpcllm.launch.submit import check, submit
+from hpcllm.launch.scripts.shell import directive_word
+from hpcllm.launch.submission.ahead import options_in
+from hpcllm.launch.submission.finding import Finding
+from hpcllm.launch.submission.room import Quota, quota_of, room
+from hpcllm.launch.submission.site_rules import slurm_seconds
+from hpcllm.launch.submission.submit import check, submit
 from hpcllm.plan.plan import read_plan
 from hpcllm.plan.search import search
 from hpcllm.run_directory import Run
@@ -242,7 +242,7 @@ def test_gpfs_says_what_its_quota_leaves(tmp_path: Path, fake_slurm: Fake, monke
     more = "blockGrace:filesUsage:filesQuota:filesLimit:filesInDoubt:filesGrace:remarks"
     row = f"1:::work:USR:0:{ME}:500:900:1000:0:none:5:10:20:0:none:"
     fake_slurm("mmlsquota", f"echo 'mmlsquota::HEADER:{names}:{more}:'; echo 'mmlsquota::0:{row}'")
-    monkeypatch.setattr("hpcllm.launch.room._device", lambda path: "work")
+    monkeypatch.setattr("hpcllm.launch.submission.room._device", lambda path: "work")
 
     assert quota_of(run.root, profile) == Quota(500 * 1024, 1000 * 1024, 5, 20)
 

@@ -14,7 +14,7 @@ from hpcllm.cluster.profile import Profile, load_profile, shipped_profiles
 from hpcllm.cluster.user import NOBODY
 from hpcllm.errors import UserError
 from hpcllm.job.spec import CommandJob
-from hpcllm.launch.choose import Queue, choose, on_queue, start_in
+from hpcllm.launch.submission.choose import Queue, choose, on_queue, start_in
 from hpcllm.plan.search import search
 from hpcllm.report.queue_lines import queue_lines
 

@@ -12,9 +12,9 @@ from slurm_says import queued
 
 from hpcllm import cli
 from hpcllm.errors import UserError
+from hpcllm.launch.submission.sweep_submit import submit_sweep
 from hpcllm.launch.sweep import Sweep, borrowed
-from hpcllm.launch.sweep_status import cancel_all, look_at
-from hpcllm.launch.sweep_submit import submit_sweep
+from hpcllm.launch.tracking.sweep_status import cancel_all, look_at
 from hpcllm.run_directory import read_json, write_json
 
 Fake = Callable[[str, str], Path]

@@ -19,11 +19,11 @@ from slurm_says import accounted, queued
 from hpcllm.errors import HpcllmError, UserError
 from hpcllm.job.spec import frozen_job
 from hpcllm.launch.key import stage_key
-from hpcllm.launch.logs import logs
 from hpcllm.launch.pipeline import find_stage
-from hpcllm.launch.slurm import query
-from hpcllm.launch.states import STATES
-from hpcllm.launch.track import cancel, look, status
+from hpcllm.launch.tracking.logs import logs
+from hpcllm.launch.tracking.slurm import query
+from hpcllm.launch.tracking.states import STATES
+from hpcllm.launch.tracking.track import cancel, look, status
 from hpcllm.report.status_table import status_table, watch
 from hpcllm.run_directory import Run, read_json, write_json
 

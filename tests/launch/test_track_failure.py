@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hpcllm.launch.failure import first_failure
-from hpcllm.launch.logs import errors
+from hpcllm.launch.tracking.failure import first_failure
+from hpcllm.launch.tracking.logs import errors
 from hpcllm.run_directory import Run
 
 SRUN = """\

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from hpcllm.launch.follow import follow
-from hpcllm.launch.track import StageStatus
+from hpcllm.launch.tracking.follow import follow
+from hpcllm.launch.tracking.track import StageStatus
 from hpcllm.run_directory import Run, write_json
 
 
@@ -78,7 +78,7 @@ def test_the_scheduler_is_asked_no_more_often_than_the_site_allows(
 ) -> None:
     running = StageStatus("tokenizer", "7", "running")
     asked: list[Run] = []
-    monkeypatch.setattr("hpcllm.launch.follow.status", lambda run: asked.append(run) or [running])
+    monkeypatch.setattr("hpcllm.launch.tracking.follow.status", lambda run: asked.append(run) or [running])
 
     lines = follow(demo_run, None, 60, acts(*[append(demo_run, 1, "line\n")] * 20))
 

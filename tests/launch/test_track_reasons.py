@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpcllm.launch.states import state_in, wait_of
+from hpcllm.launch.tracking.states import state_in, wait_of
 
 # The names of job_reason_string (slurm_protocol_defs.c, 22.05), without those of jobs that have ended. GRES,
 # Memory and Billing stand for all resources that a limit may be of.

@@ -12,11 +12,11 @@ import pytest
 from slurm_says import accounted, queued
 
 from hpcllm.errors import UserError
-from hpcllm.launch import slurm
-from hpcllm.launch.efficiency import cpu_seconds, efficiency
-from hpcllm.launch.slurm import ask
-from hpcllm.launch.submit import submit
-from hpcllm.launch.track import cancel, look
+from hpcllm.launch.submission.submit import submit
+from hpcllm.launch.tracking import slurm
+from hpcllm.launch.tracking.efficiency import cpu_seconds, efficiency
+from hpcllm.launch.tracking.slurm import ask
+from hpcllm.launch.tracking.track import cancel, look
 from hpcllm.run_directory import Run, write_json
 
 Fake = Callable[[str, str], Path]

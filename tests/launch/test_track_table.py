@@ -11,8 +11,8 @@ from rich.console import Console
 from shipped_jobs import described
 
 from hpcllm.cluster.profile import Profile
-from hpcllm.launch.purge import filesystem_of, purge_warning
-from hpcllm.launch.track import RunStatus, StageStatus, look
+from hpcllm.launch.tracking.purge import filesystem_of, purge_warning
+from hpcllm.launch.tracking.track import RunStatus, StageStatus, look
 from hpcllm.report.status_table import poll_s, status_table, tree
 from hpcllm.run_directory import Run
 

@@ -20,10 +20,10 @@ import yaml
 from lab_cluster import Lab, said
 
 from hpcllm.job.spec import Job
-from hpcllm.launch.logs import log_files
 from hpcllm.launch.render import render
-from hpcllm.launch.submit import submit
-from hpcllm.launch.track import StageStatus, status
+from hpcllm.launch.submission.submit import submit
+from hpcllm.launch.tracking.logs import log_files
+from hpcllm.launch.tracking.track import StageStatus, status
 from hpcllm.plan.search import search
 from hpcllm.run_directory import Run, read_json
 

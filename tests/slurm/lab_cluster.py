@@ -14,7 +14,7 @@ from pathlib import Path
 from hpcllm.cluster.profile import Profile
 from hpcllm.job.spec import CommandJob
 from hpcllm.launch.render import render
-from hpcllm.launch.track import StageStatus, status
+from hpcllm.launch.tracking.track import StageStatus, status
 from hpcllm.run_directory import Run
 
 LAB = Path(__file__).parent / "lab"

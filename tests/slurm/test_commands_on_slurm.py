@@ -14,8 +14,8 @@ from lab_cluster import Lab, said
 from submitit.core.utils import FailedJobError
 
 from hpcllm.errors import UserError
-from hpcllm.launch.submit import jobs, submit
-from hpcllm.launch.track import cancel, status
+from hpcllm.launch.submission.submit import jobs, submit
+from hpcllm.launch.tracking.track import cancel, status
 from hpcllm.run_directory import Run, read_json
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("quiet_queue")]

@@ -17,9 +17,9 @@ import pytest
 from lab_cluster import Lab, said
 
 from hpcllm.cluster.profile import shipped_profiles
-from hpcllm.launch import slurm
 from hpcllm.launch.sweep import Sweep
-from hpcllm.launch.sweep_status import SweepStatus, look_at
+from hpcllm.launch.tracking import slurm
+from hpcllm.launch.tracking.sweep_status import SweepStatus, look_at
 from hpcllm.run_directory import Run, read_json
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("quiet_queue")]

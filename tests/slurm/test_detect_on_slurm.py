@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from lab_cluster import Lab, said
 
-from hpcllm.launch.track import status
+from hpcllm.launch.tracking.track import status
 from hpcllm.run_directory import Run
 
 pytestmark = pytest.mark.slurm

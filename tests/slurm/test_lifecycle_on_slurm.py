@@ -14,7 +14,7 @@ from disturbances import Training, lose_node, own, preempt, start, theirs, warn
 from lab_cluster import Lab, said
 
 from hpcllm.launch.bad_nodes import bad_nodes
-from hpcllm.launch.submit import submit
+from hpcllm.launch.submission.submit import submit
 from hpcllm.run_directory import Run, read_json
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("quiet_queue")]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from lab_cluster import Lab, said
 
-from hpcllm.launch.track import status
+from hpcllm.launch.tracking.track import status
 from hpcllm.run_directory import Run, read_json, read_jsonl
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("quiet_queue")]

@@ -20,8 +20,8 @@ from lab_cluster import Lab, said
 from hpcllm.cluster.profile import load_profile
 from hpcllm.job.spec import ProbeJob
 from hpcllm.launch.render import render
-from hpcllm.launch.submit import submit
-from hpcllm.launch.track import cancel
+from hpcllm.launch.submission.submit import submit
+from hpcllm.launch.tracking.track import cancel
 from hpcllm.parallel.expected import expected
 from hpcllm.run_directory import Run, read_json
 

@@ -16,7 +16,7 @@ from lab_cluster import LAB, Lab, said
 from hpcllm.cluster.profile import Profile
 from hpcllm.job.spec import CommandJob
 from hpcllm.launch.render import render
-from hpcllm.launch.submit import submit
+from hpcllm.launch.submission.submit import submit
 from hpcllm.run_directory import Run
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("quiet_queue")]

@@ -15,8 +15,8 @@ import pytest
 from lab_cluster import Lab, said
 from test_commands_on_slurm import MEET
 
-from hpcllm.launch.submit import submit
-from hpcllm.launch.track import cancel, status
+from hpcllm.launch.submission.submit import submit
+from hpcllm.launch.tracking.track import cancel, status
 from hpcllm.run_directory import Run, read_json
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("quiet_queue")]

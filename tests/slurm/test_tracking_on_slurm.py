@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from lab_cluster import Lab, said
 
-from hpcllm.launch.efficiency import efficiency
-from hpcllm.launch.follow import follow
-from hpcllm.launch.logs import errors
-from hpcllm.launch.slurm import ask
-from hpcllm.launch.submit import submit
-from hpcllm.launch.track import StageStatus, cancel, look
+from hpcllm.launch.submission.submit import submit
+from hpcllm.launch.tracking.efficiency import efficiency
+from hpcllm.launch.tracking.follow import follow
+from hpcllm.launch.tracking.logs import errors
+from hpcllm.launch.tracking.slurm import ask
+from hpcllm.launch.tracking.track import StageStatus, cancel, look
 from hpcllm.run_directory import Run, write_json
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("quiet_queue")]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from hpcllm.errors import HpcllmError
 from hpcllm.job.spec import frozen_any_job
-from hpcllm.launch.failure import first_failure
 from hpcllm.launch.pipeline import find_stage, stages
+from hpcllm.launch.tracking.failure import first_failure
 from hpcllm.progress import Progress
 from hpcllm.run_directory import Run
 

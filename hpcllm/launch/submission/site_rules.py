@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from hpcllm.cluster.profile import Profile
-from hpcllm.launch.ahead import Ahead, Queued, said_of, user
-from hpcllm.launch.finding import Finding, good, refusal, warning
+from hpcllm.launch.submission.ahead import Ahead, Queued, said_of, user
+from hpcllm.launch.submission.finding import Finding, good, refusal, warning
 from hpcllm.units import format_seconds
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpcllm.launch.chain import NEXT
+from hpcllm.launch.submission.chain import NEXT
 
 
 @dataclass(frozen=True)

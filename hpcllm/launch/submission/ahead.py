@@ -13,8 +13,8 @@ from subprocess import CompletedProcess
 
 from hpcllm.errors import UserError
 from hpcllm.launch.pipeline import Stage
-from hpcllm.launch.shell import directives_in
-from hpcllm.launch.slurm import slurm
+from hpcllm.launch.scripts.shell import directives_in
+from hpcllm.launch.tracking.slurm import slurm
 from hpcllm.run_directory import Run
 
 LOOK_UP_S = 5.0  # for one of the questions that only explain

@@ -12,14 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 from hpcllm.cluster.profile import frozen_profile
 from hpcllm.job.spec import frozen_any_job
-from hpcllm.launch.ahead import Ahead, Queued
-from hpcllm.launch.choose import slurm_words
-from hpcllm.launch.dag_scripts import sbatch_tokens
-from hpcllm.launch.finding import Finding, good, refusal, warning
 from hpcllm.launch.pipeline import Stage
-from hpcllm.launch.room import room
-from hpcllm.launch.site_rules import account_findings, limit_findings, look_up, partition_findings
-from hpcllm.launch.slurm import slurm
+from hpcllm.launch.scripts.dag_scripts import sbatch_tokens
+from hpcllm.launch.submission.ahead import Ahead, Queued
+from hpcllm.launch.submission.choose import slurm_words
+from hpcllm.launch.submission.finding import Finding, good, refusal, warning
+from hpcllm.launch.submission.room import room
+from hpcllm.launch.submission.site_rules import account_findings, limit_findings, look_up, partition_findings
+from hpcllm.launch.tracking.slurm import slurm
 from hpcllm.run_directory import Run
 
 MOST_AT_ONCE = 8  # questions to Slurm

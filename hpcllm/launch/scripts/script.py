@@ -18,16 +18,16 @@ from hpcllm.cluster.profile import Profile
 from hpcllm.derive.setting import SETUP, Container, Packed, Setting, Settings
 from hpcllm.errors import ExitCode, UserError
 from hpcllm.job.spec import AnyJob, CommandJob
-from hpcllm.launch.afterwards import Afterwards
-from hpcllm.launch.chain import LINK, can_chain
-from hpcllm.launch.container import BY_SRUN, Inside
 from hpcllm.launch.freeze import Code
-from hpcllm.launch.own_program import OwnProgram
-from hpcllm.launch.packed import PYTHON as PACKED_PYTHON
-from hpcllm.launch.packed import lines as packed_lines
-from hpcllm.launch.packed import removal
 from hpcllm.launch.pipeline import Stage
-from hpcllm.launch.shell import NAME, TAKEN, directive_word, expanding, one_line, quoted, wrapped
+from hpcllm.launch.scripts.afterwards import Afterwards
+from hpcllm.launch.scripts.container import BY_SRUN, Inside
+from hpcllm.launch.scripts.own_program import OwnProgram
+from hpcllm.launch.scripts.packed import PYTHON as PACKED_PYTHON
+from hpcllm.launch.scripts.packed import lines as packed_lines
+from hpcllm.launch.scripts.packed import removal
+from hpcllm.launch.scripts.shell import NAME, TAKEN, directive_word, expanding, one_line, quoted, wrapped
+from hpcllm.launch.submission.chain import LINK, can_chain
 from hpcllm.run_directory import Run
 
 INTERRUPTED = int(ExitCode.INTERRUPTED)

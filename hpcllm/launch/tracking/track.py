@@ -14,14 +14,14 @@ from typing import Any
 
 from hpcllm.errors import HpcllmError
 from hpcllm.job.spec import frozen_any_job
-from hpcllm.launch.chain import rest_of_chain
-from hpcllm.launch.failure import first_failure
 from hpcllm.launch.key import is_current
-from hpcllm.launch.logs import earlier_attempts, last_words, log_files, progress_in, tail
 from hpcllm.launch.pipeline import Stage, find_stage, stages
 from hpcllm.launch.process import writer_lives
-from hpcllm.launch.slurm import Answer, SlurmJob, ask, slurm
-from hpcllm.launch.states import ALIVE, State, advice, state_in, wait_of
+from hpcllm.launch.submission.chain import rest_of_chain
+from hpcllm.launch.tracking.failure import first_failure
+from hpcllm.launch.tracking.logs import earlier_attempts, last_words, log_files, progress_in, tail
+from hpcllm.launch.tracking.slurm import Answer, SlurmJob, ask, slurm
+from hpcllm.launch.tracking.states import ALIVE, State, advice, state_in, wait_of
 from hpcllm.run_directory import Run, read_json
 
 FORGOTTEN_AFTER_S = 60.0  # for so long after a submission squeue may not know the job yet

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from hpcllm.launch.bad_nodes import bad_nodes, excluded
-from hpcllm.launch.chain import ALONE, SEPARATOR, Link, dependency
 from hpcllm.launch.pipeline import Stage
-from hpcllm.launch.shell import directives_in
+from hpcllm.launch.scripts.shell import directives_in
+from hpcllm.launch.submission.chain import ALONE, SEPARATOR, Link, dependency
 from hpcllm.run_directory import Run
 
 

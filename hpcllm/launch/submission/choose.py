@@ -21,9 +21,9 @@ from hpcllm.derive.setting import Layout
 from hpcllm.derive.settings import settings
 from hpcllm.errors import HpcllmError, UserError
 from hpcllm.job.spec import AnyJob, Job
-from hpcllm.launch.dag_scripts import trial_tokens
 from hpcllm.launch.pipeline import Stage, stages
-from hpcllm.launch.slurm import slurm
+from hpcllm.launch.scripts.dag_scripts import trial_tokens
+from hpcllm.launch.tracking.slurm import slurm
 from hpcllm.plan.plan import Plan
 from hpcllm.plan.queue import in_order, limits_of, partition_of, qos_names, under_qos
 from hpcllm.plan.search import search

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hpcllm.errors import UserError
-from hpcllm.launch.chain import SEPARATOR
-from hpcllm.launch.states import ALIVE, STATES, State
+from hpcllm.launch.submission.chain import SEPARATOR
+from hpcllm.launch.tracking.states import ALIVE, STATES, State
 
 COMMAND_TIMEOUT_S = 30.0
 QUERY_TIMEOUT_S = 5.0  # a person waits; Slurm's own commands try for 9 to 18 s where no controller answers

@@ -14,9 +14,9 @@ from pathlib import Path
 from hpcllm.cluster.profile import Profile
 from hpcllm.errors import UserError
 from hpcllm.job.spec import Data, Job
-from hpcllm.launch.finding import Finding, good, refusal, warning
-from hpcllm.launch.purge import filesystem_of
-from hpcllm.launch.slurm import slurm
+from hpcllm.launch.submission.finding import Finding, good, refusal, warning
+from hpcllm.launch.tracking.purge import filesystem_of
+from hpcllm.launch.tracking.slurm import slurm
 from hpcllm.plan.plan import read_plan
 from hpcllm.run_directory import Run
 from hpcllm.units import format_bytes

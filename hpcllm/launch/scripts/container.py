@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from hpcllm.derive.setting import Container
 from hpcllm.errors import UserError
-from hpcllm.launch.shell import expanding, in_double_quotes, quoted
+from hpcllm.launch.scripts.shell import expanding, in_double_quotes, quoted
 
 BY_SRUN = ("pyxis", "container-engine")  # options of srun, so that nothing of them works without it
 PLACE = ("SLURM_*", "PMI_*", "PMIX_*", "OMPI_*", "MPI_*")  # where a rank learns its place, by podman's wildcards

@@ -14,18 +14,18 @@ from pathlib import Path
 from hpcllm.cluster.profile import frozen_profile
 from hpcllm.errors import UserError
 from hpcllm.job.spec import frozen_any_job
-from hpcllm.launch.ahead import own_queue
-from hpcllm.launch.chain import can_chain
-from hpcllm.launch.dag_scripts import sbatch_tokens
-from hpcllm.launch.finding import raise_refusals
 from hpcllm.launch.pipeline import Stage, stages
-from hpcllm.launch.shell import directive_word, directives_in, one_line
-from hpcllm.launch.slurm import slurm
-from hpcllm.launch.states import ALIVE
-from hpcllm.launch.submit import alone, check, signals_wait
+from hpcllm.launch.scripts.dag_scripts import sbatch_tokens
+from hpcllm.launch.scripts.shell import directive_word, directives_in, one_line
+from hpcllm.launch.submission.ahead import own_queue
+from hpcllm.launch.submission.chain import can_chain
+from hpcllm.launch.submission.finding import raise_refusals
+from hpcllm.launch.submission.submit import alone, check, signals_wait
 from hpcllm.launch.sweep import Sweep, borrowed
-from hpcllm.launch.sweep_status import look_at
-from hpcllm.launch.track import submitted
+from hpcllm.launch.tracking.slurm import slurm
+from hpcllm.launch.tracking.states import ALIVE
+from hpcllm.launch.tracking.sweep_status import look_at
+from hpcllm.launch.tracking.track import submitted
 from hpcllm.run_directory import Run, write_json, write_text
 
 Ids = dict[tuple[int, str], str]

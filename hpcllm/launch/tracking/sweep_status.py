@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hpcllm.errors import HpcllmError
-from hpcllm.launch.slurm import Answer, ask, slurm
-from hpcllm.launch.states import ALIVE
 from hpcllm.launch.sweep import Sweep
-from hpcllm.launch.track import RunStatus, asked_of, look, with_all_after
+from hpcllm.launch.tracking.slurm import Answer, ask, slurm
+from hpcllm.launch.tracking.states import ALIVE
+from hpcllm.launch.tracking.track import RunStatus, asked_of, look, with_all_after
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING
 from hpcllm.cluster.profile import frozen_profile
 from hpcllm.errors import HpcllmError, Interrupted, UserError
 from hpcllm.job.spec import frozen_any_job
-from hpcllm.launch.ahead import Ahead, Queued, ahead, own_queue
-from hpcllm.launch.before import findings
-from hpcllm.launch.chain import SEPARATOR, Link, chain_length, rest_of_chain
-from hpcllm.launch.dag_scripts import sbatch_tokens
-from hpcllm.launch.finding import Finding, raise_refusals
 from hpcllm.launch.pipeline import Stage, stages
-from hpcllm.launch.slurm import slurm
-from hpcllm.launch.states import ALIVE
-from hpcllm.launch.track import StageStatus, status, submitted
+from hpcllm.launch.scripts.dag_scripts import sbatch_tokens
+from hpcllm.launch.submission.ahead import Ahead, Queued, ahead, own_queue
+from hpcllm.launch.submission.before import findings
+from hpcllm.launch.submission.chain import SEPARATOR, Link, chain_length, rest_of_chain
+from hpcllm.launch.submission.finding import Finding, raise_refusals
+from hpcllm.launch.tracking.slurm import slurm
+from hpcllm.launch.tracking.states import ALIVE
+from hpcllm.launch.tracking.track import StageStatus, status, submitted
 from hpcllm.plan.plan import read_plan
 from hpcllm.run_directory import Run, write_json
 

@@ -7,7 +7,7 @@ from one metadata server. One archive is one large read, sent on from node to no
 from __future__ import annotations
 
 from hpcllm.derive.setting import Packed
-from hpcllm.launch.shell import expanding, quoted
+from hpcllm.launch.scripts.shell import expanding, quoted
 
 PYTHON = "$PACKED/bin/python"  # where the script finds its interpreter
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hpcllm.job.spec import frozen_any_job
-from hpcllm.launch.logs import log_files
 from hpcllm.launch.pipeline import find_stage, stages
-from hpcllm.launch.states import ALIVE
-from hpcllm.launch.track import StageStatus, status
+from hpcllm.launch.tracking.logs import log_files
+from hpcllm.launch.tracking.states import ALIVE
+from hpcllm.launch.tracking.track import StageStatus, status
 from hpcllm.run_directory import Run
 
 LOOK_S = 0.5  # between two looks at the files, which cost the scheduler nothing
