@@ -25,7 +25,7 @@ from hpcllm.launch.submission.chain import SEPARATOR, Link, chain_length, rest_o
 from hpcllm.launch.submission.finding import Finding, raise_refusals
 from hpcllm.launch.tracking.slurm import slurm
 from hpcllm.launch.tracking.states import ALIVE
-from hpcllm.launch.tracking.track import StageStatus, status, submitted
+from hpcllm.launch.tracking.track import StageStatus, look, submitted
 from hpcllm.plan.plan import read_plan
 from hpcllm.run_directory import Run, write_json
 
@@ -118,7 +118,11 @@ def alone(run: Run) -> Iterator[None]:
 
 
 def _now(run: Run) -> Now:
-    return {found.stage: found for found in status(run)}
+    """Every stage by its name. Raises UserError while Slurm is silent: what it does not tell could be queued twice."""
+    seen = look(run)
+    if seen.silence:
+        raise UserError(f"{run.root}: Slurm does not answer ({seen.silence}); nothing was submitted; try again later")
+    return {found.stage: found for found in seen.stages}
 
 
 def _missing(run: Run, now: Now) -> list[Stage]:
