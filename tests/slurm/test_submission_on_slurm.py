@@ -96,7 +96,11 @@ def test_a_wrong_account_and_a_wrong_qos_are_told_with_those_that_one_has(lab: L
 def test_the_choice_is_kept_with_when_slurm_would_have_started_the_job_elsewhere(lab: Lab, tmp_path: Path) -> None:
     """The nodes are busy for half an hour, and `urgent` would take them; nobody is sent there unasked."""
     out = tmp_path / "run"
-    subprocess.run(["sbatch", "-pbatch", "-N4", "--exclusive", "-t30", "--output=/dev/null", "--wrap", "sleep 60"], check=True, timeout=30)
+    subprocess.run(
+        ["sbatch", "-pbatch", "-N4", "--exclusive", "-t30", "--output=/dev/null", "--wrap", "sleep 60"],
+        check=True,
+        timeout=30,
+    )
     while not any("RUNNING" in line for line in queue()):
         time.sleep(0.2)
 
