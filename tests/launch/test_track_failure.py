@@ -38,6 +38,14 @@ Abort(13) on node 2 (rank 2 in comm 0): application called MPI_Abort(MPI_COMM_WO
 =   PID 4711 RUNNING AT n2
 =   EXIT CODE: 9
 """
+MEMORY = """\
+1: 3904 MiB
+1: slurmstepd-n4: error: StepId=44.1 exceeded memory limit (4236021760 > 4194304000), being killed
+srun: Job step aborted: Waiting up to 7 seconds for job step to finish.
+0: slurmstepd-n3: error: *** STEP 44.1 ON n3 CANCELLED AT 2026-11-24T15:23:09 ***
+srun: error: n3: task 0: Killed
+srun: error: n4: task 1: Killed
+"""
 OPEN_MPI = """\
 mpirun noticed that process rank 1 with PID 0 on node n2 exited on signal 9 (Killed).
 """
@@ -57,6 +65,9 @@ Root Cause (first observed failure):
         (SRUN, "rank 3 on n2: exit code 1: ValueError: boom"),
         ("srun: error: n2: tasks 1,3: Segmentation fault\n", "rank 1 on n2: Segmentation fault"),
         ("0: started\n1: last\nsrun: error: n2: task 1: Out Of Memory\n", "rank 1 on n2: Out Of Memory"),
+        (MEMORY, "rank 1 on n4: exceeded memory limit (4236021760 > 4194304000)"),
+        ("1: rank: line 4: exec: pyton: not found\nsrun: error: n2: task 1: Exited with exit code 127\n",
+         "rank 1 on n2: exit code 127: rank: line 4: exec: pyton: not found"),
         (HYDRA, "rank 2: exit code 13: Abort(13) on node 2 (rank 2 in comm 0): application called "
          "MPI_Abort(MPI_COMM_WORLD, 13) - process 2"),
         (OPEN_MPI, "rank 1 on n2: signal 9 (Killed): " + OPEN_MPI.strip()),

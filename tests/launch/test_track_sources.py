@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from slurm_says import accounted, queued
 
-from hpcllm.errors import UserError
+from hpcllm.errors import HpcllmError, UserError
 from hpcllm.launch.submission.submit import submit
 from hpcllm.launch.tracking import slurm
 from hpcllm.launch.tracking.efficiency import cpu_seconds, efficiency
@@ -170,6 +170,24 @@ def test_accounting_tells_what_each_start_of_a_stage_took(demo_run: Run, fake_sl
     assert (use.cpu_hours, use.cpu_fraction, use.gpu_hours) == (8, 0.5, 4)
     assert (use.memory_bytes, use.memory_fraction) == (2 << 30, 0.25)
     assert calls(noted) == 1
+
+
+def test_accounting_tells_of_one_run_of_a_sweep_what_its_tasks_took(demo_run: Run, fake_slurm: Fake) -> None:
+    tasks = "; ".join(f"echo '69_{i}|COMPLETED|100|160|{100 + i}|00:10|400||cpu=4'" for i in range(2))
+    fake_slurm("sacct", f"{tasks}; echo '69_[2-3]|PENDING|100|Unknown|0|00:00|0||'")
+    write_json(demo_run.jobs_json, {"tokenizer": ["69_1"]})
+
+    (use,) = efficiency(demo_run)
+
+    assert (use.attempts, use.ran_s) == (("done",), 101)
+
+
+def test_before_accounting_has_a_row_it_says_so(demo_run: Run, fake_slurm: Fake) -> None:
+    fake_slurm("sacct", "true")
+    write_json(demo_run.jobs_json, {"tokenizer": ["7"]})
+
+    with pytest.raises(HpcllmError, match="accounting knows nothing of its jobs yet"):
+        efficiency(demo_run)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("00:00.200", 0.2), ("01:02:03", 3723), ("1-02:03:04", 93784), ("", 0)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -59,7 +60,7 @@ def efficiency(run: Run) -> list[Use]:
     entries = [(entry, stage) for stage, found in submitted(run).items() for entry in found]
     stage_of = {job_id: stage for entry, stage in entries for job_id in entry.split(SEPARATOR)}
     if not stage_of:
-        raise UserError(f"{run.root}: nothing of it was submitted to Slurm; hpcllm submit {run.root}")
+        raise UserError(f"{run.root}: nothing of it was submitted to Slurm; hpcllm submit {shlex.quote(str(run.root))}")
     command = [
         "sacct",
         "--duplicates",
@@ -73,7 +74,11 @@ def efficiency(run: Run) -> list[Use]:
         raise HpcllmError(f"sacct: {done.stderr.strip()}: without accounting nobody knows what the jobs used")
     starts: dict[str, list[_Start]] = {}
     for job_id, start in _starts(done.stdout):
-        starts.setdefault(stage_of[job_id], []).append(start)
+        stage = stage_of.get(job_id) or stage_of.get(job_id.split("_")[0])  # one task of an array, or all of it
+        if stage:
+            starts.setdefault(stage, []).append(start)
+    if not starts:
+        raise HpcllmError(f"{run.root}: accounting knows nothing of its jobs yet; try again in a minute")
     return [_use(stage, starts[stage]) for stage in dict.fromkeys(stage_of.values()) if stage in starts]
 
 
@@ -94,11 +99,11 @@ def _use(stage: str, starts: Sequence[_Start]) -> Use:
 
 
 def _starts(said: str) -> Iterable[tuple[str, _Start]]:
-    """Each start with the id of its job (of its array). A job's steps stand behind it, until the next job."""
+    """Each start with the id of its job. A job's steps stand behind it, until the next job."""
     rows = [line.split("|") for line in said.splitlines() if line.count("|") == _FIELDS.count(",")]
     jobs = [number for number, row in enumerate(rows) if "." not in row[0]]
-    for at, end in zip(jobs, [*jobs[1:], len(rows)], strict=True):
-        yield rows[at][0].split("_")[0], _start(rows[at], rows[at + 1 : end])
+    for at, end in zip(jobs, [*jobs[1:], len(rows)], strict=False):
+        yield rows[at][0], _start(rows[at], rows[at + 1 : end])
 
 
 def _start(job: Sequence[str], steps: Sequence[Sequence[str]]) -> _Start:

@@ -10,6 +10,9 @@ QUOTED_LINES = 30  # at most, of one rank
 # Who says which rank went first. Each names what it knows of: rank, host, code, how. The first match in a log counts,
 # since launchers stop the others only after it: their lines come later.
 _WITNESSES = (
+    # slurmstepd, behind the label of the task: `1: slurmstepd-n4: error: StepId=44.1 exceeded memory limit (…), …`.
+    # It stops the whole job for that, so the tasks that srun names then are not to blame.
+    r"^\s*(?P<rank>\d+): slurmstepd-(?P<host>[^\s:]+): error: \S+ (?P<how>exceeded memory limit \([^)]*\))",
     # srun: `srun: error: n2: tasks 1,3: Exited with exit code 3`, `…: Killed`, `…: Segmentation fault (core dumped)`
     r"^srun: error: (?P<host>[^\s:]+): tasks? (?P<rank>\d+)[\d,-]*: "
     r"(?:Exited with exit code (?P<code>\d+)|(?P<how>.+))$",
@@ -27,9 +30,10 @@ _WITNESSES = (
 _WITNESS = [re.compile(pattern, re.MULTILINE) for pattern in _WITNESSES]
 INTERRUPTED = "75"  # no failure: the rank saved and left
 
+_BY_SLURM = re.compile(r"\s*(\d+: )?(srun|slurmstepd[^\s:]*): ")
 _TRACEBACK = "Traceback (most recent call last):"
 _ERROR = re.compile(
-    r"\b(\w*(Error|Exception|Interrupt)\b|error:|fatal|abort|assert|segmentation|killed|panic)", re.IGNORECASE
+    r"\b(\w*(Error|Exception|Interrupt)\b|error:|fatal|abort|assert|segmentation|killed|panic|not found|no such file)", re.IGNORECASE
 )
 
 
@@ -69,7 +73,7 @@ def _first(pattern: re.Pattern[str], log: str) -> dict[str, str]:
 
 def _lines_of(rank: int | None, log: str) -> list[str]:
     """What one rank said, without its label; a log without labels is everybody's."""
-    lines = [line for line in log.splitlines() if not line.startswith(("srun: ", "slurmstepd: "))]
+    lines = [line for line in log.splitlines() if not _BY_SLURM.match(line)]
     labelled = [line for line in lines if re.match(r"\s*\d+: ", line)]
     if rank is None or not labelled:
         return lines
