@@ -36,6 +36,8 @@ def _words(queue: Queue, now_s: float) -> Iterator[str]:
     yield f"a job of {each}" if queue.jobs == 1 else f"{queue.jobs} jobs of {each} one after another"
     if queue.is_cut:
         yield "which is its limit"
+    if queue.too_many:
+        yield "more than slurm.max_requeues allows"
     if queue.wasted:
         yield f"{queue.wasted:.0%} of its nodes idle"
     if queue.preemptible:

@@ -129,6 +129,17 @@ def test_more_time_than_is_allowed_is_cut_only_where_no_queue_allows_it(fake_slu
     assert (job.slurm.partition, job.resources.time_s, job.slurm.chained_jobs) == ("short", 1200, 15)
 
 
+def test_a_queue_that_would_need_more_jobs_than_are_allowed_comes_after_one_that_is_preempted(fake_slurm: Fake) -> None:
+    starting(fake_slurm, short=10, batch=10)
+    short, batch = {"node_type": "cpu", "max_time": "2m"}, {"node_type": "cpu", "max_time": "1h", "preemptible": True}
+    profile = cluster({"short": {**short, "default": True}, "batch": batch})
+
+    found = choose(profile, command(time="5h"), NOBODY)
+
+    assert names(found) == ["batch", "short"]
+    assert "150 jobs of 2 min one after another, which is its limit, more than slurm.max" in queue_lines(found)[1]
+
+
 def test_a_qos_is_named_only_where_the_usual_one_will_not_do(fake_slurm: Fake) -> None:
     starting(fake_slurm, gpu=0)
     qos = {"normal": {"max_time": "1h"}, "long": {"max_time": "8h"}, "debug": {"max_time": "9h"}}

@@ -59,6 +59,8 @@ class Queue:
     """The work without waiting: the plan's, else the time that was asked for."""
     is_cut: bool = False
     """Whether more time was asked for than one job may have there."""
+    too_many: bool = False
+    """Whether these are more jobs than the job may be started again (slurm.max_requeues): it ends before it is done."""
     wasted: float = 0.0
     """Share of its nodes' GPUs, or of their cores where there are none, that nobody could use meanwhile."""
     preemptible: bool = False
@@ -76,8 +78,9 @@ class Queue:
 def choose(profile: Profile, job: AnyJob, user: User, oversubscribe: bool = False) -> tuple[Queue, ...]:
     """The queues for a job, the best first and those that cannot run it last; empty where there is nothing to choose.
 
-    As asked goes before in several jobs; then what is for such jobs, what is not preempted, and what Slurm can say the
-    start of; then the earliest end. Raises UserError when Slurm takes the job nowhere.
+    As asked goes before in several jobs; then what needs no more of these than are allowed, what is for such jobs, what
+    is not preempted, and what Slurm can say the start of; then the earliest end. Raises UserError when Slurm takes the
+    job nowhere.
     """
     if profile.scheduler.kind != "slurm" or "partition" in job.slurm.directives:
         return ()
@@ -168,10 +171,12 @@ def _described(profile: Profile, job: AnyJob, queue: Queue, place: Layout, plan:
     partition = profile.scheduler.partitions[queue.partition]
     qos = profile.scheduler.qos.get(queue.qos or job.slurm.qos or partition.qos or "")
     work_s = (plan.total_s if plan else None) or job.resources.time_s
+    jobs = max(1, -int(-work_s // queue.time_s))
     said = " ".join([queue.partition, partition.description, *([queue.qos or "", qos.description] if qos else [])])
     return replace(
         queue,
-        jobs=max(1, -int(-work_s // queue.time_s)),
+        jobs=jobs,
+        too_many=jobs > job.slurm.max_requeues + 1,
         work_s=work_s,
         wasted=_wasted(profile, place),
         preemptible=partition.preemptible or bool(qos and qos.preemptible),
@@ -249,6 +254,7 @@ def _rank(queue: Queue, now_s: float) -> tuple[object, ...]:
     return (
         bool(queue.refusal),
         queue.is_cut,
+        queue.too_many,
         queue.special,
         queue.preemptible,
         queue.start_s is None,
