@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from shipped_jobs import leave_outputs
+from shipped_jobs import described, leave_outputs
 from slurm_says import accounted, queued
 
 from hpcllm.errors import HpcllmError, UserError
-from hpcllm.job.spec import frozen_job
+from hpcllm.job.spec import CommandJob, frozen_job
 from hpcllm.launch.key import stage_key
 from hpcllm.launch.pipeline import find_stage
+from hpcllm.launch.render import render
 from hpcllm.launch.tracking.logs import logs
 from hpcllm.launch.tracking.slurm import query
 from hpcllm.launch.tracking.states import STATES
@@ -104,6 +105,20 @@ def test_every_state_that_is_not_good_has_advice(demo_run: Run, fake_slurm: Fake
         site(fake_slurm, sacct=accounted("7", word, code="1:0"))
         found = status(demo_run)[0]
         assert bool(found.advice) == (found.state not in ("done", "running", "pending", "waiting")), word
+
+
+@pytest.mark.parametrize(("frozen", "said"), [(True, "would start the frozen one"), (False, "mend it, then")])
+def test_whoever_mends_a_program_is_told_that_its_run_keeps_the_frozen_one(
+    frozen: bool, said: str, tmp_path: Path, fake_slurm: Fake
+) -> None:
+    job = CommandJob.model_validate({"name": "mine", "command": ["python", "train.py"]})
+    run = render(described(), None, job, None, None, tmp_path / "run", cwd=tmp_path)
+    if frozen:
+        run.command.mkdir()
+    site(fake_slurm, sacct=accounted("7", "FAILED", code="1:0"))
+    write_json(run.jobs_json, {"command": ["7"]})
+
+    assert said in status(run)[0].advice
 
 
 def test_a_job_that_ended_with_75_was_interrupted(demo_run: Run, fake_slurm: Fake) -> None:

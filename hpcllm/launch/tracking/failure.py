@@ -33,7 +33,8 @@ INTERRUPTED = "75"  # no failure: the rank saved and left
 _BY_SLURM = re.compile(r"\s*(\d+: )?(srun|slurmstepd[^\s:]*): ")
 _TRACEBACK = "Traceback (most recent call last):"
 _ERROR = re.compile(
-    r"\b(\w*(Error|Exception|Interrupt)\b|error:|fatal|abort|assert|segmentation|killed|panic|not found|no such file)", re.IGNORECASE
+    r"\b(\w*(Error|Exception|Interrupt)\b|error:|fatal|abort|assert|segmentation|killed|panic|not found|no such file)",
+    re.IGNORECASE,
 )
 
 

@@ -59,6 +59,14 @@ _ADVICE: dict[State, str] = {
     "out of memory": "render with a smaller train.micro_batch, or on more nodes",
     "node failure": "hpcllm submit RUN goes on; slurm.directives: {exclude: NODE} leaves a bad node out",
 }
+_OF_OWN: dict[State, str] = {**_ADVICE, "out of memory": "render with fewer ranks on a node, or on more nodes"}
+_OF_FROZEN: dict[State, str] = {
+    **_OF_OWN,
+    "failed": "read hpcllm logs --errors RUN STAGE; a mended program is a new run, for hpcllm submit RUN would start "
+    "the frozen one, RUN/env/command, again",
+}
+Program = Literal["", "own", "frozen"]
+"""What a stage runs: ours, or a program of the user's, as it lies there or a copy."""
 
 
 @dataclass(frozen=True)
@@ -159,10 +167,10 @@ def wait_of(reason: str) -> Wait | None:
     return next((row for row in WAITS if re.fullmatch(row.reason, word)), None)
 
 
-def advice(state: State, reason: str = "") -> str:
+def advice(state: State, reason: str = "", program: Program = "") -> str:
     """What to do next, where there is something: by the state, or by Slurm's reason while a job waits."""
     row = wait_of(reason) if state in ("pending", "stuck") else None
-    return row.advice if row else _ADVICE.get(state, "")
+    return row.advice if row else {"": _ADVICE, "own": _OF_OWN, "frozen": _OF_FROZEN}[program].get(state, "")
 
 
 def state_in(log: str) -> State | None:

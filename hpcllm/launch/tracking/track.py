@@ -21,7 +21,7 @@ from hpcllm.launch.submission.chain import rest_of_chain
 from hpcllm.launch.tracking.failure import first_failure
 from hpcllm.launch.tracking.logs import earlier_attempts, last_words, log_files, progress_in, tail
 from hpcllm.launch.tracking.slurm import Answer, SlurmJob, ask, slurm
-from hpcllm.launch.tracking.states import ALIVE, State, advice, state_in, wait_of
+from hpcllm.launch.tracking.states import ALIVE, Program, State, advice, state_in, wait_of
 from hpcllm.run_directory import Run, read_json
 
 FORGOTTEN_AFTER_S = 60.0  # for so long after a submission squeue may not know the job yet
@@ -148,7 +148,7 @@ def _status_of(run: Run, stage: Stage, job_id: str | None, answer: Answer, befor
     if record:
         return _by_record(run, stage, job_id, record)
     if job and time.time() - run.jobs_json.stat().st_mtime > FORGOTTEN_AFTER_S:
-        return _advised(run, StageStatus(stage.name, job_id, job.state, reason=job.reason, after=stage.after))
+        return _advised(run, stage, StageStatus(stage.name, job_id, job.state, reason=job.reason, after=stage.after))
     state: State = "waiting" if before or not job_id else "pending"
     return StageStatus(stage.name, job_id, state, reason="" if job_id else "not submitted", after=stage.after)
 
@@ -183,7 +183,7 @@ def _is_outdated(run: Run, stage: Stage, now: StageStatus) -> bool:
 
 def _out_of_date(run: Run, stage: Stage, done: StageStatus) -> StageStatus:
     reason = "done for another job or by other code, or its files were deleted"
-    return _advised(run, replace(done, state="out of date", reason=reason))
+    return _advised(run, stage, replace(done, state="out of date", reason=reason))
 
 
 def _by_slurm(run: Run, stage: Stage, job: SlurmJob, record: dict[str, Any], before: list[StageStatus]) -> StageStatus:
@@ -205,7 +205,7 @@ def _by_slurm(run: Run, stage: Stage, job: SlurmJob, record: dict[str, Any], bef
         expected_start=job.start_s if state == "pending" else None,
         restarts=job.restarts,
     )
-    return _advised(run, found, job.reason)
+    return _advised(run, stage, found, job.reason)
 
 
 def _state(run: Run, stage: Stage, job: SlurmJob, before: list[StageStatus]) -> State:
@@ -269,6 +269,7 @@ def _by_record(run: Run, stage: Stage, job_id: str | None, record: dict[str, Any
     progress = _progress(run, stage, state)
     return _advised(
         run,
+        stage,
         StageStatus(
             stage.name,
             record["job_id"] or job_id,
@@ -292,13 +293,17 @@ def _killed(run: Run, stage: Stage, record: dict[str, Any]) -> tuple[State, str]
     return (state, "by the job's log") if state else ("failed", f"killed on {record['host']} without a word")
 
 
-def _advised(run: Run, found: StageStatus, reason: str = "") -> StageStatus:
+def _advised(run: Run, stage: Stage, found: StageStatus, reason: str = "") -> StageStatus:
     """With what to do; a run that was rendered for this machine goes on by `hpcllm run`."""
     words = {"RUN": shlex.quote(str(run.root)), "STAGE": found.stage, "JOB": found.job_id or "JOB"}
-    text = advice(found.state, reason)
+    text = advice(found.state, reason, _program(run, stage))
     if run.resolved()["profile"]["scheduler"]["kind"] == "local":
         text = text.replace("hpcllm submit", "hpcllm run")
     return replace(found, advice=re.sub(r"\b(RUN|STAGE|JOB)\b", lambda word: words[word[0]], text))
+
+
+def _program(run: Run, stage: Stage) -> Program:
+    return "" if stage.program else "frozen" if run.command.exists() else "own"
 
 
 def _record(run: Run, stage: Stage) -> dict[str, Any]:
