@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 from shipped_jobs import demo, described
 
+import hpcllm
 from hpcllm.cluster.profile import Profile
 from hpcllm.cluster.user import User
 from hpcllm.errors import UserError
@@ -132,8 +135,20 @@ def test_checks_are_left_out_where_a_programs_own_python_lacks_what_they_need(tm
     (tmp_path / "own").mkdir()
     own = section(text_of(rendered(site(), tmp_path / "own", {"kind": "venv", "path": "/v"})), "checks")
 
-    assert "find_spec" not in plain
-    assert "no checks: they need hpcllm's packages in the program's own environment" in own
+    assert "can_check" not in plain
+    assert "no checks: they need hpcllm's packages and an MPI in the program's own environment" in own
+
+
+def test_an_environment_whose_mpi4py_finds_no_mpi_is_none_for_checks(tmp_path: Path) -> None:
+    (tmp_path / "mpi4py").mkdir()
+    (tmp_path / "mpi4py" / "__init__.py").write_text("class rc: pass\n")
+    (tmp_path / "mpi4py" / "MPI.py").write_text("raise RuntimeError('cannot load MPI library')\n")
+    asked = [sys.executable, "-P", Path(hpcllm.__file__).parent / "parallel" / "can_check.py"]
+
+    with_mpi = subprocess.run(asked, timeout=60).returncode
+    without = subprocess.run(asked, timeout=60, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True)
+
+    assert (with_mpi, without.returncode) == (0, 1)
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------

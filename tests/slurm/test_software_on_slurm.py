@@ -81,7 +81,7 @@ def test_python_of_a_command_is_the_venvs_on_every_node(lab: Lab, tmp_path: Path
     found = told(lab, run)
     assert [rank for _, rank, *_ in found] == [0, 1, 2, 3]
     assert {prefix for _, _, prefix, *_ in found} == {str(venv)}
-    assert "no checks: they need hpcllm's packages" in run.log("30-command", 1).read_text()
+    assert "no checks: they need hpcllm's packages and an MPI" in run.log("30-command", 1).read_text()
 
 
 def on_node(lab: Lab, node: str, *words: str) -> str:

@@ -272,8 +272,8 @@ def _preflight(script: Script) -> str:
     title = "checks: in the same allocation, before the first step; a bad node ends the job here"
     if not script.is_command or script.settings.python_key == "software.python":
         return _block(title, [check])
-    lacking = "no checks: they need hpcllm's packages in the program's own environment (pip install hpcllm)"
-    able = f'{_one_rank(script.inside)}"$PYTHON" -c {shlex.quote(_ABLE)}'
+    lacking = "no checks: they need hpcllm's packages and an MPI in the program's own environment (pip install hpcllm)"
+    able = f'{_one_rank(script.inside)}"$PYTHON" -P "$RUN/env/code/hpcllm/parallel/can_check.py" 2>/dev/null'
     return _block(title, [f"if {able}; then", f"  {check}", "else", f'  echo "{lacking}"', "fi"])
 
 
@@ -314,13 +314,6 @@ def _afterwards(script: Script) -> str:
 
 
 # ---- the pieces of bash ----------------------------------------------------------------------------------------------
-
-# Whether a user's own Python has what preflight imports, without importing it.
-_ABLE = """\
-import sys
-from importlib.util import find_spec
-needed = ("torch", "mpi4py", "numpy", "pydantic", "yaml", "rich")
-sys.exit(sys.version_info < (3, 11) or not all(map(find_spec, needed)))"""
 
 # A signal ends the wait early; then bash waits again, for the launcher's own exit code.
 _WAIT = """\
