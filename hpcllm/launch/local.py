@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import threading
@@ -111,7 +112,9 @@ def _error(run: Run, stage: Stage, code: int) -> HpcllmError:
     ours = stage.program or code == ExitCode.INTERRUPTED  # a program of the user's has exit codes of its own
     kind = _ERRORS.get(code, HpcllmError) if ours else HpcllmError
     if kind is Interrupted:
-        return Interrupted(f"{stage.id} was interrupted and saved what it had; go on with: hpcllm run {run.root}")
+        return Interrupted(
+            f"{stage.id} was interrupted and saved what it had; go on with: hpcllm run {shlex.quote(str(run.root))}"
+        )
     logs = log_files(run, stage.id)
     if not logs:
         return kind(f"{stage.id} failed (exit code {code}) before it wrote a log")

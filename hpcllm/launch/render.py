@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,7 @@ def _check_free(run: Run, resolved: dict[str, Any]) -> None:
     if differing:
         raise UserError(
             f"--out: {run.root} holds a run of another job ({', '.join(differing[:3])} differ); "
-            f"give a new directory, or go on with the old one: hpcllm run {run.root}"
+            f"give a new directory, or go on with the old one: hpcllm run {shlex.quote(str(run.root))}"
         )
 
 
@@ -160,7 +161,7 @@ def _check_code(run: Run, code: Code | None) -> None:
     if before.get("sha256") != code.record()["sha256"]:
         raise UserError(
             f"--out: {run.root} holds the code as it was when that was rendered, and it has changed since; "
-            f"give a new directory, or go on with the old code: hpcllm submit {run.root}"
+            f"give a new directory, or go on with the old code: hpcllm submit {shlex.quote(str(run.root))}"
         )
 
 

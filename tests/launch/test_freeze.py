@@ -189,6 +189,13 @@ def test_the_same_code_renders_again_and_what_the_program_wrote_stays(project: P
     assert (run.command / "checkpoint.pt").exists()
 
 
+def test_the_command_that_an_error_names_can_be_pasted(project: Path, tmp_path: Path) -> None:
+    run = rendered(project, tmp_path / "a run")
+
+    with pytest.raises(UserError, match=f"hpcllm run '{run.root}'$"):
+        rendered(project, tmp_path / "a run", "python", "other.py")
+
+
 def test_deleted_files_links_and_strange_names_are_copied_as_they_are(project: Path, tmp_path: Path) -> None:
     strange = "a b\n$(touch x)é.py"
     (project / strange).write_text("here")

@@ -97,9 +97,8 @@ def jobs(run: Run) -> dict[str, submitit.Job[dict[str, object]]]:
 def _check_cluster(run: Run) -> None:
     profile = frozen_profile(run)
     if profile.scheduler.kind != "slurm":
-        raise UserError(
-            f"{run.root}: rendered for {profile.name}, which has no Slurm; run it here: hpcllm run {run.root}"
-        )
+        here = f"hpcllm run {shlex.quote(str(run.root))}"
+        raise UserError(f"{run.root}: rendered for {profile.name}, which has no Slurm; run it here: {here}")
 
 
 @contextmanager

@@ -95,7 +95,8 @@ def _check_cluster(run: Run) -> None:
     profile = frozen_profile(run)
     if profile.scheduler.kind != "slurm":
         folder = run.root.parent
-        raise UserError(f"{folder}: rendered for {profile.name}, which has no Slurm; run it here: hpcllm run {folder}")
+        here = f"hpcllm run {shlex.quote(str(folder))}"
+        raise UserError(f"{folder}: rendered for {profile.name}, which has no Slurm; run it here: {here}")
 
 
 # ---- what is to be done ----------------------------------------------------------------------------------------------

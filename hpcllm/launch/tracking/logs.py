@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 from hpcllm.errors import HpcllmError
@@ -88,7 +89,8 @@ def _latest(run: Run, stage_name: str | None) -> list[Path]:
     found = [path for stage_id in stage_ids for path in log_files(run, stage_id)[-1:]]
     spoken = [path for path in map(run.slurm_log, stage_ids) if path.exists() and path.stat().st_size]
     if not found and not spoken:
-        raise HpcllmError(f"{run.logs}: no log of {stage_name or 'any stage'} yet; hpcllm status {run.root} says why")
+        why = f"hpcllm status {shlex.quote(str(run.root))} says why"
+        raise HpcllmError(f"{run.logs}: no log of {stage_name or 'any stage'} yet; {why}")
     latest = max(found or spoken, key=lambda path: path.stat().st_mtime)
     slurm_said = run.slurm_log(latest.name.split(".")[0])
     return [latest, *([slurm_said] if slurm_said in spoken and slurm_said != latest else [])]
