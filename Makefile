@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint bench golden clean
+.PHONY: setup demo test test-all lint bench golden clean
 
 setup: .venv/installed
 
@@ -21,6 +21,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# Every case, where `make test` has one of each of what takes minutes.
+test-all: setup
+	$(BIN)/python -m pytest --long
 
 lint: setup
 	$(BIN)/ruff check .

@@ -13,6 +13,19 @@ from hpcllm.run_directory import FORMAT, Run, write_json
 MODEL = {"layers": 2, "width": 32, "heads": 2, "feed_forward": 64, "context": 32}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also what takes minutes: every case, not one of each")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes minutes is left out, unless asked for."""
+    if config.getoption("--long"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture
 def run_with_model(tmp_path: Path) -> Callable[..., Run]:
     """make(architecture, **sections): tokenizer, shards and a checkpoint whose weights are still the first ones."""

@@ -7,6 +7,7 @@ alone, and everything afterwards, on all nodes together (`check_names`).
 
 from __future__ import annotations
 
+import faulthandler
 import fnmatch
 import os
 import socket
@@ -23,6 +24,7 @@ from hpcllm.parallel.expected import is_first_of_node
 from hpcllm.parallel.world import World
 
 ADAPTERS = Path("/sys/class")
+START_S, START_S_OF_A_RANK = 30.0, 0.05  # longest that MPI may take to start
 GRACE_S = 2.0
 
 Kind = Literal["interface", "adapter", "either"]
@@ -88,12 +90,25 @@ def start_mpi(failed: Callable[[str], None]) -> World:
     """
     wrong = before_mpi(network_here())
     if not wrong:
-        return World.of_mpi()
+        return _started()
     if is_first_of_node(os.environ):
         print("\n".join(map(str, wrong)), flush=True)
         failed("; ".join(finding.what for finding in wrong))
     time.sleep(GRACE_S)  # other nodes say theirs, before the launcher ends them
     raise SystemExit(int(ExitCode.FAILED))
+
+
+def _started() -> World:
+    """The world; a start that hangs ends this process, with the place where it hung on stderr.
+
+    MPI_Init holds the interpreter, so only a thread without it can end that. The launcher then ends the other ranks.
+    """
+    ranks = next((int(os.environ[name]) for name in ("PMI_SIZE", "SLURM_NTASKS") if os.environ.get(name)), 1)
+    faulthandler.dump_traceback_later(START_S + START_S_OF_A_RANK * ranks, exit=True)
+    try:
+        return World.of_mpi()
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def check_names(nodes: Sequence[Network], stated: Sequence[tuple[str, str]] = ()) -> list[Finding]:

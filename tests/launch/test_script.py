@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from hpcllm.derive.setting import Setting
 from hpcllm.errors import UserError
+from hpcllm.launch.scripts.afterwards import Afterwards
 from hpcllm.launch.scripts.script import Script
 from hpcllm.run_directory import read_json
 
@@ -303,3 +304,14 @@ def test_one_ranks_75_counts_although_srun_stopped_the_others(command_script: Ma
 def test_any_other_failure_is_not_retried(command_script: Maker, queue: dict[str, Path]) -> None:
     assert ran(in_slurm(command_script, 143), **IN_A_JOB).returncode == 143
     assert requeues(queue) == 0
+
+
+@pytest.mark.parametrize(("said", "code"), [("slurmstepd-n1: error: mpi/pmi2: invalid client request", 75), ("", 1)])
+def test_a_start_of_mpi_that_slurms_pmi2_broke_is_tried_again(tmp_path: Path, said: str, code: int) -> None:
+    (tmp_path / "log").write_text(f"0: {said}\n")
+    end = Afterwards("30-train", 1, True, False, True, 20, "job.slurm.max_requeues", by_pmi2=True)
+    (piece,) = [line for line in end.lines() if "mpi/pmi2" in line]
+
+    done = subprocess.run(["bash", "-c", f"code=1 log={tmp_path}/log\n{piece}\nexit $code"], check=False)
+
+    assert done.returncode == code

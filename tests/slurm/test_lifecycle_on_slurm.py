@@ -21,6 +21,12 @@ pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("quiet_queue")]
 STEPS = {"train": 25, "command": 50}
 
 
+def only(quick: str) -> pytest.MarkDecorator:
+    """That case in the suite, the other with --long."""
+    cases = [pytest.param(kind, marks=() if kind == quick else pytest.mark.long) for kind in STEPS]
+    return pytest.mark.parametrize("training", cases, indirect=True)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Training]:
     """Both, as they end when nothing happens."""
@@ -32,7 +38,7 @@ def undisturbed(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return both
 
 
-@pytest.fixture(params=STEPS)
+@pytest.fixture
 def training(
     request: pytest.FixtureRequest, lab: Lab, tmp_path: Path, undisturbed: dict[str, Training]
 ) -> Iterator[Training]:
@@ -45,18 +51,21 @@ def training(
     assert made.fingerprint() == undisturbed[kind].fingerprint()
 
 
+@only("command")
 def test_warned_before_its_time_limit_it_saves_and_goes_on(training: Training) -> None:
     warn(training)
 
-    assert training.wait_until_done(60).earlier == ("interrupted",)
+    assert training.wait_until_done(120).earlier == ("interrupted",)
 
 
+@only("train")
 def test_preempted_it_goes_on(training: Training) -> None:
     preempt(training)
 
-    assert training.wait_until_done(60).earlier == ("preempted",)
+    assert training.wait_until_done(120).earlier == ("preempted",)
 
 
+@only("train")
 def test_when_its_node_dies_it_goes_on_elsewhere(lab: Lab, training: Training) -> None:
     """Slurm sees after SlurmdTimeout (10 s in the lab) that a node does not answer."""
     lost = lose_node(lab, training)

@@ -29,6 +29,8 @@ class Afterwards:
     """Where that number comes from."""
     python: str = '"$PYTHON"'
     """One of this machine: the program's own may be in an image."""
+    by_pmi2: bool = False
+    """Whether srun starts the ranks by its plugin pmi2."""
     is_chained: bool = False
     """Whether another job may stand in the queue to go on, since the site starts none again."""
 
@@ -41,6 +43,7 @@ class Afterwards:
             (_TOO_EARLY, self.is_training),
             (_PREEMPTED, self.for_slurm),
             (_LOST_NODE, self.for_slurm),
+            (_LOST_MESSAGE, self.by_pmi2),
             (NEXT if self.is_chained else _REQUEUE, self.for_slurm),
             ('exit "$code"', True),
         )
@@ -85,6 +88,11 @@ if ((code != 0 && code != 75)) && [[ -n ${SLURM_JOB_ID:-} ]]; then
   mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
   if bad_nodes lost "$RUN" "$log" @RANKS_PER_NODE@ "${nodes[@]}"; then code=75; fi
 fi"""
+
+# Seen with Slurm 22.05 and MPICH 5.0, twice in a run of the tests. The ranks wait for ever, until start_mpi ends them.
+_LOST_MESSAGE = """\
+# Slurm's pmi2 now and then cuts a message of MPI_Init; another start has every chance.
+if ((code != 0 && code != 75)) && grep -q 'mpi/pmi2: invalid client request' "$log"; then code=75; fi"""
 
 # Slurm takes a list of nodes to leave out of a waiting job alone. Requeueing ends this script by TERM, which must not
 # come between; after KillWait (30 s by default) it is killed.

@@ -307,6 +307,7 @@ def _afterwards(script: Script) -> str:
         script.job.slurm.max_requeues if requeue else 0,
         "job.slurm.max_requeues" if requeue else "scheduler.requeue",
         _python_here(script),
+        by_pmi2=script.for_slurm and "--mpi=pmi2" in script.settings.launcher,
         is_chained=can_chain(script.profile, script.stage),
     )
     lines = [removal()] if isinstance(script.settings.inside, Packed) else []
