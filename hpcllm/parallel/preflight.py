@@ -74,9 +74,10 @@ class Report:
 
 def main(ranks: int | None, nodes: int | None, run: Path | None, as_json: bool) -> int:
     """Check, print on rank 0, and return the exit code, on every rank the same. Raises HpcllmError on rank 0 alone."""
+    watchdog = _Watchdog(LIMIT_S)
     start = time.perf_counter()
     world = start_mpi(lambda message: _record(run, World.alone(), message))
-    watchdog = _Watchdog(LIMIT_S)
+    watchdog.started()
     asked = world.broadcast(_asked_or_error(ranks, nodes, run) if world.rank == 0 else None)
     if isinstance(asked, HpcllmError):
         watchdog.stop()
@@ -202,11 +203,14 @@ class _Watchdog:
     """Ends all ranks when a check hangs, and says which."""
 
     def __init__(self, limit_s: float) -> None:
-        self._check = "comparing what was asked"
+        self._check, self._limit_s = "starting MPI", limit_s
         self._timer = threading.Timer(limit_s, self._abort, [limit_s])
         self._timer.daemon = True
         self._timer.start()
-        faulthandler.dump_traceback_later(limit_s + 10, exit=True)  # a call of MPI may hold the interpreter
+
+    def started(self) -> None:
+        """MPI has started. From now on a call of it may hold the interpreter, which the timer needs."""
+        faulthandler.dump_traceback_later(self._limit_s + 10, exit=True)
 
     def now(self, check: str) -> None:
         """What hangs, if it hangs from now on."""

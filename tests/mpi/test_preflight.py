@@ -88,4 +88,4 @@ def test_a_check_that_hangs_ends_all_ranks_and_is_named(mpirun):
     ended = mpirun(2, "-c", ONE_RANK_NEVER_COMES, timeout_s=30)
 
     assert ended.returncode != 0
-    assert "comparing what was asked: no end after 1 s" in ended.stderr
+    assert "starting MPI: no end after 1 s" in ended.stderr
