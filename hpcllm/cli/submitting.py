@@ -43,6 +43,7 @@ def submit_run(run: Run) -> None:
     from hpcllm.launch.submission.submit import submit
 
     say_queues(run)
+    _say_where(run)
     for stage, job_id in submit(run, say=_say_warning).items():
         print(f"{stage:24} {job_id}")
     print(f"follow  hpcllm watch {shlex.quote(str(run.root))}")
@@ -54,6 +55,7 @@ def say_dry(run: Run) -> None:
     from hpcllm.launch.submission.submit import check, commands
 
     say_queues(run)
+    _say_where(run)
     tokens = commands(run)
     try:
         found = check(run)
@@ -88,6 +90,13 @@ def say_queues(run: Run) -> None:
     from hpcllm.report.queue_lines import queue_lines
 
     _print(queue_lines(kept(run)))
+
+
+def _say_where(run: Run) -> None:
+    """Where a frozen program starts: what it writes to a relative path is found there."""
+    if run.command.is_dir():
+        where = shlex.quote(str(run.command))
+        print(f"code     frozen in {where}, where new files land (--no-freeze: starts here, and sees later edits)")
 
 
 def _say_warning(finding: Finding) -> None:
