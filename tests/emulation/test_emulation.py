@@ -8,6 +8,7 @@ here); and what a fixture names under `shims`, `replaced` and `newer`. `not_emul
 from __future__ import annotations
 
 import json
+import platform
 import re
 import shlex
 import shutil
@@ -22,6 +23,7 @@ from emulated_site import load_site, site_names
 from published_script import broken_rules, differences, read_script
 from site_lab import STAGE, TRAINER, SiteLab, hpcllm, log, rendered, request_words, wait
 
+from hpcllm.cluster.find import find_profile
 from hpcllm.cluster.profile import shipped_profiles
 
 every_site = pytest.mark.parametrize("name", site_names())
@@ -85,7 +87,11 @@ def test_the_sites_slurm_takes_our_script(lab: SiteLab, tmp_path: Path) -> None:
 def test_our_script_runs_every_rank_on_its_node_with_the_sites_settings(lab: SiteLab, tmp_path: Path) -> None:
     trainer, profile = tmp_path / "trainer.py", tmp_path / f"{lab.name}-on-the-lab.yaml"
     trainer.write_text(TRAINER)
-    here = {"extends": lab.name, "name": lab.name, "verified": {"how": "emulated", "date": "2026-11-24"}}
+    nodes = find_profile(lab.name)[0].nodes
+    here = {
+        **{"extends": lab.name, "name": lab.name, "verified": {"how": "emulated", "date": "2026-11-24"}},
+        "nodes": {name: {"architecture": platform.machine()} for name in nodes},  # the lab's nodes are this machine
+    }
     profile.write_text(yaml.safe_dump(_merged({**here, "software": {"python": "this"}}, lab.site.lab.replaced)))
     run = rendered(profile, request_words(lab.site), ["python3", str(trainer)], tmp_path)
     script = run.script(STAGE)

@@ -80,12 +80,15 @@ def account_findings(work: Sequence[Ahead], site: Site, refused: bool) -> Iterat
 
 
 def partition_findings(work: Sequence[Ahead], site: Site) -> Iterator[Finding]:
-    """Limits over which some sites let a job wait for ever, rather than refusing it."""
+    """Limits over which some sites let a job wait for ever, rather than refusing it.
+
+    A job that names no partition goes where the site's own rules send it, by its constraint or its account.
+    """
     seen = set()
     for one in work:
-        for name in (one.options.get("partition") or site.default_partition).split(","):
+        for name in filter(None, one.options.get("partition", "").split(",")):
             row = site.partitions.get(name)
-            if row is None and site.partitions and name:
+            if row is None and site.partitions:
                 there = ", ".join(site.partitions)
                 seen.add(refusal("partition", f"partition: found {name}; there is {there}; give one by --partition"))
             elif row is not None:
