@@ -10,8 +10,10 @@ Without them the tests are skipped; with HPCLLM_REQUIRE_SLURM=1, as in CI, they 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 from lab_cluster import Lab, missing, started, stop
@@ -46,3 +48,30 @@ def quiet_queue(lab: Lab) -> Iterator[None]:
     """Nothing of this test stays in the queue."""
     yield
     subprocess.run(["scancel", "--user=root"], check=False, timeout=30)
+
+
+LOST = "mpi/pmi2: invalid client request"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """A test is done once more where slurmstepd says that its plugin pmi2 cut a message of MPI_Init (docs/LOG.md).
+
+    Scripts try such a start again, but a test does not wait that long. Any other failure counts at once.
+    """
+    try:
+        return (yield)
+    except (AssertionError, subprocess.SubprocessError):
+        folder = pyfuncitem.funcargs.get("tmp_path")
+        if not isinstance(folder, Path) or not _was_cut(folder):
+            raise
+    subprocess.run(["scancel", "--user=root"], check=False, timeout=30)
+    for resolved in list(folder.rglob("resolved.json")):
+        shutil.rmtree(resolved.parent, ignore_errors=True)
+    names = pyfuncitem._fixtureinfo.argnames
+    pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names})
+    return True
+
+
+def _was_cut(folder: Path) -> bool:
+    return any(LOST in log.read_text(errors="replace") for log in folder.rglob("logs/*.log"))

@@ -113,6 +113,7 @@ def tensorflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long  # its environment alone takes minutes
 def test_tensorflow_workers_of_two_nodes_train_one_model(
     lab: Lab, copied: Path, tmp_path: Path, tensorflow: Path
 ) -> None:
