@@ -21,7 +21,7 @@ from hpcllm.errors import UserError
 from hpcllm.job.spec import AnyJob, CommandJob, Job, Resources
 from hpcllm.plan.plan import Plan
 from hpcllm.plan.queue import NO_LIMITS, qos_names
-from hpcllm.units import format_bits_per_s, format_seconds
+from hpcllm.units import as_ranges, counted, format_bits_per_s, format_seconds
 
 EXAMPLE_NODES = 2
 EXAMPLE_TIME_S = 3600.0
@@ -51,7 +51,7 @@ def derived_text(
     except UserError as error:  # what a script cannot do without keeps nobody from looking at the rest
         derived, refused = settings(_without_memory(profile), asked, shape, person), ["", f"no script: {error}"]
     counts = ((shape.nodes, "node"), (shape.ranks_per_node, "rank"), (shape.cores_per_rank, "core"))
-    ranks = " × ".join(_count(number, noun) for number, noun in counts)
+    ranks = " × ".join(counted(number, noun) for number, noun in counts)
     head = [f"# {profile.name}: {asked.name} on {ranks}", *_about(profile, shape)]
     return "\n".join([*head, *refused, *_sections(profile, derived)])
 
@@ -120,10 +120,6 @@ def _is_way_out(setting: Setting) -> bool:
     return setting.key.startswith("internet.")
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def _section(title: str, rows: Sequence[tuple[str, Setting]]) -> Iterator[str]:
     if rows:
         yield from ("", title)
@@ -145,7 +141,7 @@ def _limits(profile: Profile, shape: Layout) -> list[tuple[str, Setting]]:
     if name is None or queue is None:
         return []
     at, limits = f"scheduler.partitions.{name}", scheduler.limits(name, None, shape.nodes)
-    by_size = f"the time of a job on {_count(shape.nodes, 'node')}" if queue.max_time_from_nodes else ""
+    by_size = f"the time of a job on {counted(shape.nodes, 'node')}" if queue.max_time_from_nodes else ""
     about = "; ".join(filter(None, (by_size, queue.description)))
     rows = [_row(f"partition {name}: {_allowed(limits)}", at, about)]
     if queue.max_jobs or queue.max_submitted:
@@ -161,7 +157,7 @@ def _limits(profile: Profile, shape: Layout) -> list[tuple[str, Setting]]:
 def _allowed(limits: Limits) -> str:
     """`at most 1 d, 65 to 256 nodes`."""
     time = f"at most {format_seconds(limits.max_time_s)}" if math.isfinite(limits.max_time_s) else "any time"
-    most = "any number of nodes" if limits.max_nodes is None else _count(limits.max_nodes, "node")
+    most = "any number of nodes" if limits.max_nodes is None else counted(limits.max_nodes, "node")
     nodes = most if limits.min_nodes in (1, limits.max_nodes) else f"{limits.min_nodes} to {most}"
     gpus = f", at most {limits.max_gpus} GPUs" if limits.max_gpus else ""
     return f"{time}, {nodes}{gpus}"
@@ -189,17 +185,6 @@ def _nth(values: Sequence[object], index: int) -> str:
     return str(values[index]) if values else "?"
 
 
-def as_ranges(cpus: tuple[int, ...]) -> str:
-    """(0, 1, 2, 8) -> `0-2,8`."""
-    runs: list[list[int]] = []
-    for cpu in cpus:
-        if runs and cpu == runs[-1][-1] + 1:
-            runs[-1].append(cpu)
-        else:
-            runs.append([cpu])
-    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-
-
 def _stripes(profile: Profile) -> list[tuple[str, Setting]]:
     """The rule by which run directories are laid out, whatever the job is."""
     scratch, at = profile.scratch(), f"filesystems.{profile.scratch_name()}"
@@ -207,7 +192,7 @@ def _stripes(profile: Profile) -> list[tuple[str, Setting]]:
         return []
     key, reason = (f"{at}.stripes", "the site's rule") if scratch.stripes else (f"{at}.striping", "our rule")
     rule = [(row.from_bytes, row.count) for row in scratch.stripes] or STRIPES
-    return [_row(f"from {size / GB:g} GB on: {_count(count, 'storage target')}", key, reason) for size, count in rule]
+    return [_row(f"from {size / GB:g} GB on: {counted(count, 'storage target')}", key, reason) for size, count in rule]
 
 
 def _staging(profile: Profile, shape: Layout) -> list[tuple[str, Setting]]:

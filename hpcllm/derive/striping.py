@@ -49,7 +49,7 @@ def stripe_count(filesystem: Filesystem, size_bytes: int) -> int | None:
 
 def shard_bytes(job: Job) -> int:
     """Size of a full shard: two bytes a token, four from a vocabulary of 65,536 on."""
-    return job.data.shard_tokens * (2 if job.data.tokenizer.most_tokens < 65536 else 4)
+    return job.data.shard_tokens * job.data.tokenizer.token_bytes
 
 
 def checkpoint_bytes(job: Job) -> int:

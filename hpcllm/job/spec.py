@@ -90,6 +90,11 @@ class TokenizerSpec(Record):
         """V, the vocabulary that a plan counts on; a tokenizer learned from little text may end with less."""
         return 260 if self.kind == "byte" else self.vocabulary  # the 256 bytes and four special tokens
 
+    @property
+    def token_bytes(self) -> int:
+        """Of one token in a shard: uint16 below a vocabulary of 65,536, else uint32."""
+        return 2 if self.most_tokens < 2**16 else 4
+
 
 class Data(Record):
     """What to train on: text or pairs."""

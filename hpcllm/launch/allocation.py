@@ -16,6 +16,7 @@ from hpcllm.launch.submission.ahead import options_in, said_of
 from hpcllm.launch.submission.site_rules import slurm_seconds
 from hpcllm.plan.queue import qos_names
 from hpcllm.run_directory import Run
+from hpcllm.units import counted
 
 MIB = 2**20
 SPECIAL_STEPS = 0xFFFFFFF0  # from here on a step is no srun of somebody's: 0xfffffffa is salloc's own shell (slurm.h)
@@ -85,7 +86,7 @@ def resources(found: Allocation, profile: Profile, ranks: int | None, oversubscr
     cores = max(1, found.cpus_per_node // node.threads_per_core)
     if wanted and wanted // nodes > cores and not oversubscribe:
         raise UserError(
-            f"--ranks: found {wanted}; {_nodes(found)} with {_count(cores, 'core')} each for it; "
+            f"--ranks: found {wanted}; {_nodes(found)} with {counted(cores, 'core')} each for it; "
             f"ask for at most {cores * nodes}, salloc more (-n {wanted}), or give --oversubscribe"
         )
     left_s = time_left_s(found)
@@ -133,11 +134,7 @@ def _gpus(gpus: Gpus, count: int, has_all_cores: bool) -> Gpus | None:
 
 
 def _nodes(found: Allocation) -> str:
-    return f"allocation {found.job_id} has {_count(found.nodes, 'node')}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("s" if number != 1 else "")
+    return f"allocation {found.job_id} has {counted(found.nodes, 'node')}"
 
 
 def _least(counts: str) -> int:

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any, Literal
 
 from hpcllm.parallel.expected import Expected, Started
-from hpcllm.units import format_bytes_per_s, format_seconds
+from hpcllm.units import as_ranges, format_bytes_per_s, format_seconds
 
 CLOCK_SKEW_S = 0.5
 SLOW_SHARE = 0.5  # of the median of the other nodes, below which a node is slow
@@ -108,7 +108,7 @@ def check_binding(facts: Sequence[RankFacts], asked: Expected) -> list[Finding]:
 
 def _binding_of_node(ranks: Sequence[RankFacts], asked: Expected) -> Finding | None:
     every = frozenset[int]().union(*(rank.cpus for rank in ranks))
-    what = f"{ranks[0].host}: " + ", ".join(f"rank {rank.rank} on {ranges(rank.cpus)}" for rank in ranks[:8])
+    what = f"{ranks[0].host}: " + ", ".join(f"rank {rank.rank} on {as_ranges(rank.cpus)}" for rank in ranks[:8])
     what += ", …" if len(ranks) > 8 else ""
     shared = [pair for pair in combinations(ranks, 2) if pair[0].cores & pair[1].cores]
     if not shared:
@@ -280,17 +280,6 @@ def _other_network(rate: float, asked: Expected) -> str:
         return "MPI goes over another, slower interface"
     sure = " (an order of magnitude below)" if rate < TCP_SHARE * (asked.rate_bytes_per_s or 0) else ""
     return f"MPI goes over TCP in place of {asked.fabric}{sure}"
-
-
-def ranges(numbers: frozenset[int]) -> str:
-    """{0, 1, 2, 5} -> `0-2,5`."""
-    parts: list[list[int]] = []
-    for number in sorted(numbers):
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1][1:] = [number]
-        else:
-            parts.append([number])
-    return ",".join("-".join(map(str, part)) for part in parts)
 
 
 def _error(check: str, what: str, cause: str, action: str, nodes: tuple[str, ...] = ()) -> Finding:

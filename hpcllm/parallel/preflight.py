@@ -34,7 +34,7 @@ from hpcllm.parallel.interfaces import check_names, network_here, start_mpi
 from hpcllm.parallel.stage import record_failure
 from hpcllm.parallel.world import World
 from hpcllm.run_directory import Run
-from hpcllm.units import format_bytes, format_bytes_per_s, format_seconds
+from hpcllm.units import as_ranges, counted, format_bytes, format_bytes_per_s, format_seconds
 
 if TYPE_CHECKING:
     from hpcllm.parallel.bandwidth import AllReduce
@@ -238,7 +238,7 @@ class _Watchdog:
 def _table(report: Report, took_s: float) -> str:
     world = report.world
     asked = f" ({report.asked.source} says {report.asked.ranks})" if report.asked.ranks else ""
-    lines = [f"preflight: {_many(world.size, 'rank')} on {_many(world.nodes, 'node')}{asked}; {report.library}"]
+    lines = [f"preflight: {counted(world.size, 'rank')} on {counted(world.nodes, 'node')}{asked}; {report.library}"]
     lines += _node_lines(report)
     lines += [f"  all-reduce of {format_bytes(x.bytes):>7}: {format_seconds(x.seconds)}" for x in report.all_reduce]
     lines += [str(finding) for finding in report.findings]
@@ -251,16 +251,12 @@ def _node_lines(report: Report) -> list[str]:
     lines = []
     for node, host in enumerate(report.world.hosts[:SHOWN_NODES]):
         ranks = [rank for rank in report.facts if rank.node == node]
-        cores = " | ".join(dict.fromkeys(checks.ranges(rank.cpus) for rank in ranks))
+        cores = " | ".join(dict.fromkeys(as_ranges(rank.cpus) for rank in ranks))
         link = f"  link {format_bytes_per_s(rates[node])}" if node in rates else ""
-        numbers = checks.ranges(frozenset(rank.rank for rank in ranks))
+        numbers = as_ranges(rank.rank for rank in ranks)
         lines.append(f"  {host:<16} ranks {numbers:<8} cores {cores}{link}")
     hidden = len(report.world.hosts) - SHOWN_NODES
     return [*lines, f"  … and {hidden} more nodes"] if hidden > 0 else lines
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("s" if count != 1 else "")
 
 
 def _json(report: Report) -> str:

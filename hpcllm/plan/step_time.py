@@ -174,13 +174,13 @@ def exposed_communication_s(compute: Figure, communication: Figure, accumulation
 
 def data_s(profile: Profile, job: Job) -> Figure:
     """Reading the step's tokens from the shared filesystem."""
-    name = next(key for key, filesystem in profile.filesystems.items() if filesystem is profile.scratch())
+    name = profile.scratch_name()
     return Figure.of(
         "step.data_s", "s", "sides × tokens_per_step × bytes_of_a_token / read rate",
         {
             "sides": 1 if job.data.pairs is None else 2,
             "tokens_per_step": counts.tokens_per_step(job).value,
-            "bytes_of_a_token": 2 if job.data.tokenizer.most_tokens < 2**16 else 4,
+            "bytes_of_a_token": job.data.tokenizer.token_bytes,
             f"filesystems.{name}.read": profile.scratch().read_bytes_per_s,
         },
         lambda sides, tokens, size, rate: sides * tokens * size / rate,

@@ -34,7 +34,7 @@ def checkpoint_bytes(job: Job) -> Figure:
 
 def write_s(profile: Profile, size: Figure) -> Figure:
     """Time to write one."""
-    name = next(key for key, filesystem in profile.filesystems.items() if filesystem is profile.scratch())
+    name = profile.scratch_name()
     inputs = {size.name: size.value, f"filesystems.{name}.write": profile.scratch().write_bytes_per_s}
     return Figure.of("checkpoint.write_s", "s", "bytes / write rate", inputs, lambda count, rate: count / rate)
 

@@ -13,7 +13,7 @@ from hpcllm.cluster.profile import Profile
 from hpcllm.job.spec import Job
 from hpcllm.plan.limits import missing
 from hpcllm.plan.plan import Figure, Plan
-from hpcllm.units import format_bytes, format_bytes_per_s, format_count, format_flops_per_s, format_seconds
+from hpcllm.units import counted, format_bytes, format_bytes_per_s, format_count, format_flops_per_s, format_seconds
 
 Row = tuple[str, Text]
 
@@ -60,7 +60,7 @@ def plan_text(plan: Plan, profile: Profile, job: Job, explain: bool) -> Renderab
 def _verdict(plan: Plan, profile: Profile, job: Job) -> Text:
     word = (" fits ", "bold green") if plan.fits else (" does not fit ", "bold red")
     where = f"{profile.name}, partition {plan.partition}" if plan.partition else profile.name
-    size = f": {_count(plan.nodes, 'node')}, {_count(plan.world_size, 'rank')}"
+    size = f": {counted(plan.nodes, 'node')}, {counted(plan.world_size, 'rank')}"
     return Text.assemble((job.name, "bold"), word, where, size)
 
 
@@ -110,7 +110,7 @@ def _memory(plan: Plan) -> Text:
 
 
 def _step(plan: Plan) -> Text:
-    batch = f"micro-batch {plan.micro_batch} × {plan.gradient_accumulation} × {_count(plan.world_size, 'rank')}"
+    batch = f"micro-batch {plan.micro_batch} × {plan.gradient_accumulation} × {counted(plan.world_size, 'rank')}"
     if plan.step.total_s is None:
         return Text(f"{_unknown(plan, 'step.total_s')}\n{batch}")
     parts = [(name, getattr(plan.step, field), shade, colour) for field, name, shade, colour in STEP_PARTS]
@@ -138,7 +138,7 @@ def _checkpoint(plan: Plan) -> str:
 def _time(plan: Plan) -> str:
     if plan.total_s is None:
         return _unknown(plan, "total_s")
-    jobs = "" if plan.chained_jobs is None or not plan.partition else f" in {_count(plan.chained_jobs, 'job')}"
+    jobs = "" if plan.chained_jobs is None or not plan.partition else f" in {counted(plan.chained_jobs, 'job')}"
     goodput = "" if plan.goodput is None else f", {plan.goodput:.1%} of it spent on steps"
     return f"{format_seconds(plan.total_s)} of training{jobs}{goodput}{_left_out(plan)}"
 
@@ -185,10 +185,6 @@ def _unknown(plan: Plan, name: str) -> str:
     figures = {figure.name: figure for figure in plan.figures}
     needs = missing(figures[name], figures)
     return f"unknown: needs {', '.join(needs)}" if needs else f"unknown: {figures[name].source}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 # ---- explained -------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from hpcllm.parallel.files import FileRates, measure_files
 from hpcllm.parallel.world import World
 from hpcllm.progress import ProgressLines
 from hpcllm.run_directory import Run, write_json
+from hpcllm.units import as_ranges
 
 
 def main(run: Run, stage: Stage, world: World) -> None:
@@ -56,7 +57,7 @@ def main(run: Run, stage: Stage, world: World) -> None:
             filesystem=name,
             world_size=world.size,
             library=report.library,
-            binding=tuple((rank.host, checks.ranges(rank.cpus)) for rank in report.facts),
+            binding=tuple((rank.host, as_ranges(rank.cpus)) for rank in report.facts),
             nodes=survey.nodes_of(world, report, compute, network),
             links=tuple((world.hosts[x.nodes[0]], world.hosts[x.nodes[1]], x.bytes_per_s) for x in report.links),
             latency_s=network.latency_s,

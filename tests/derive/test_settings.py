@@ -10,10 +10,11 @@ from hpcllm.derive.directives import EXCLUSIVE
 from hpcllm.derive.layout import layout
 from hpcllm.derive.setting import Settings
 from hpcllm.derive.settings import settings
-from hpcllm.derive.show import as_ranges, derived_text
+from hpcllm.derive.show import derived_text
 from hpcllm.job.spec import CommandJob, load_job
 from hpcllm.launch.pipeline import stages
 from hpcllm.plan.search import search
+from hpcllm.units import as_ranges
 
 USER = User.model_validate(
     {"account": "physics", "mail": "me@example.org", "clusters": {"slurm-lab": {"qos": "small"}}}

@@ -14,9 +14,9 @@ from hpcllm.parallel.checks import (
     check_links,
     check_versions,
     flavour_of,
-    ranges,
 )
 from hpcllm.parallel.expected import Expected, Started, expected_of_environment, started_as
+from hpcllm.units import as_ranges
 
 NOBODY = Started()
 HOSTS = ("n1", "n2", "n3", "n4")
@@ -253,5 +253,5 @@ def test_a_network_that_is_tcp_has_nothing_to_fall_back_from():
 
 
 def test_ranges_are_short():
-    assert ranges(frozenset({0, 1, 2, 5, 7, 8})) == "0-2,5,7-8"
-    assert ranges(frozenset()) == ""
+    assert as_ranges(frozenset({0, 1, 2, 5, 7, 8})) == "0-2,5,7-8"
+    assert as_ranges(frozenset()) == ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import pwd
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from hpcllm.cluster.profile import Profile
 from hpcllm.errors import UserError
 from hpcllm.job.spec import Data, Job
+from hpcllm.launch.submission.ahead import user
 from hpcllm.launch.submission.finding import Finding, good, refusal, warning
 from hpcllm.launch.tracking.purge import filesystem_of
 from hpcllm.launch.tracking.slurm import slurm
@@ -64,8 +64,7 @@ def need_of(run: Run, job: Job) -> Need:
     at_once = job.train.checkpoint.keep + 1
     there = sum(path.stat().st_size for path in run.checkpoints.rglob("*") if path.is_file())
     checkpoints = read_plan(run).checkpoint.bytes * at_once
-    token_bytes = 2 if job.data.tokenizer.most_tokens < 2**16 else 4
-    shards = 0 if run.index_json.exists() else _text_bytes(job.data) * token_bytes
+    shards = 0 if run.index_json.exists() else _text_bytes(job.data) * job.data.tokenizer.token_bytes
     return Need(max(0, checkpoints - there), shards)
 
 
@@ -75,8 +74,7 @@ def quota_of(path: Path, profile: Profile) -> Quota | None:
     kind = filesystem.kind if filesystem else ""
     if kind not in _COMMANDS or not shutil.which(_COMMANDS[kind][0]):
         return None
-    user = pwd.getpwuid(os.getuid()).pw_name
-    words = {"USER": user, "PATH": str(path)}
+    words = {"USER": user(), "PATH": str(path)}
     try:
         done = slurm([words.get(word, word) for word in _COMMANDS[kind]], QUOTA_S)
     except UserError:

@@ -27,6 +27,7 @@ from hpcllm.launch.tracking.states import ALIVE
 from hpcllm.launch.tracking.sweep_status import look_at
 from hpcllm.launch.tracking.track import submitted
 from hpcllm.run_directory import Run, write_json, write_text
+from hpcllm.units import as_ranges
 
 Ids = dict[tuple[int, str], str]
 """The job of a run's stage: (number of the run, name of the stage) -> id."""
@@ -178,7 +179,7 @@ def _calls(sweep: Sweep, batch: Batch, ids: Ids) -> Iterator[tuple[Batch, list[s
             continue
         script = _array_script(sweep, part)
         waits = [f"--dependency={','.join(needed)}", "--kill-on-invalid-dep=yes"] if needed else []
-        array = f"--array={_ranges(part.numbers)}{_throttle(sweep)}"
+        array = f"--array={as_ranges(part.numbers)}{_throttle(sweep)}"
         yield part, ["sbatch", "--parsable", array, *waits, str(script)]
 
 
@@ -227,7 +228,7 @@ def _array_script(sweep: Sweep, batch: Batch) -> Path:
     root = str(sweep.root)
     log = root.replace("%", "%%") + f"/%{sweep.width}a/logs/{stage.id}.slurm.log"
     directives = "\n".join(_directives(sweep.runs[batch.numbers[0]], stage))
-    array = f"{_ranges(batch.numbers)}{_throttle(sweep)}"
+    array = f"{as_ranges(batch.numbers)}{_throttle(sweep)}"
     text = f"""\
 #!/usr/bin/env bash
 # {one_line(sweep.name)}, stage {stage.id} of {len(batch.numbers)} runs: each task becomes the script of its run.
@@ -243,17 +244,6 @@ exec bash {shlex.quote(root)}/"$(printf %0{sweep.width}d "$SLURM_ARRAY_TASK_ID")
 
 def _queue_name(text: str) -> str:
     return "".join(c if c.isalnum() or c in "_.+-" else "-" for c in text)
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """As sbatch reads them: 0-3,7."""
-    found: list[list[int]] = []
-    for number in numbers:
-        if found and found[-1][-1] == number - 1:
-            found[-1] = [found[-1][0], number]
-        else:
-            found.append([number])
-    return ",".join("-".join(map(str, part)) for part in found)
 
 
 def _sbatch(tokens: Sequence[str]) -> str:
