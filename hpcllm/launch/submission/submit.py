@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcllm.cluster.profile import frozen_profile
@@ -23,7 +24,7 @@ from hpcllm.launch.submission.ahead import Ahead, Queued, ahead, own_queue
 from hpcllm.launch.submission.before import findings
 from hpcllm.launch.submission.chain import SEPARATOR, Link, chain_length, rest_of_chain
 from hpcllm.launch.submission.finding import Finding, raise_refusals
-from hpcllm.launch.tracking.slurm import slurm
+from hpcllm.launch.tracking.slurm import scancel
 from hpcllm.launch.tracking.states import ALIVE
 from hpcllm.launch.tracking.track import StageStatus, look, submitted
 from hpcllm.plan.plan import read_plan
@@ -45,7 +46,7 @@ def submit(run: Run, dry_run: bool = False, say: Callable[[Finding], None] | Non
     Raises UserError with everything that stands in the way, and nothing is submitted; what Slurm or a signal breaks off
     in the middle is withdrawn, and jobs.json stays as it was.
     """
-    _check_cluster(run)
+    check_cluster(run)
     if dry_run:
         return {stage: "\n".join(map(shlex.join, tokens)) for stage, tokens in commands(run).items()}
     with alone(run):
@@ -63,7 +64,7 @@ def submit(run: Run, dry_run: bool = False, say: Callable[[Finding], None] | Non
 
 def check(run: Run) -> list[Finding]:
     """What a submission would run into now, good and bad."""
-    _check_cluster(run)
+    check_cluster(run)
     work = _ahead(run, _now(run))
     return findings(run, work, own_queue()) if work else []
 
@@ -94,11 +95,18 @@ def jobs(run: Run) -> dict[str, submitit.Job[dict[str, object]]]:
 # ---- what is to be done ----------------------------------------------------------------------------------------------
 
 
-def _check_cluster(run: Run) -> None:
-    profile = frozen_profile(run)
+def check_cluster(run: Run, root: Path | None = None) -> None:
+    """Raises UserError for a run of a cluster without Slurm, in the name of `root`: the run, or the sweep it is of."""
+    profile, root = frozen_profile(run), root or run.root
     if profile.scheduler.kind != "slurm":
-        here = f"hpcllm run {shlex.quote(str(run.root))}"
-        raise UserError(f"{run.root}: rendered for {profile.name}, which has no Slurm; run it here: {here}")
+        here = f"hpcllm run {shlex.quote(str(root))}"
+        raise UserError(f"{root}: rendered for {profile.name}, which has no Slurm; run it here: {here}")
+
+
+def check_answered(root: Path, silence: str) -> None:
+    """Raises UserError while Slurm is silent: what it does not tell could be queued twice."""
+    if silence:
+        raise UserError(f"{root}: Slurm does not answer ({silence}); nothing was submitted; try again later")
 
 
 @contextmanager
@@ -117,10 +125,9 @@ def alone(run: Run) -> Iterator[None]:
 
 
 def _now(run: Run) -> Now:
-    """Every stage by its name. Raises UserError while Slurm is silent: what it does not tell could be queued twice."""
+    """Every stage by its name. Raises UserError while Slurm is silent."""
     seen = look(run)
-    if seen.silence:
-        raise UserError(f"{run.root}: Slurm does not answer ({seen.silence}); nothing was submitted; try again later")
+    check_answered(run.root, seen.silence)
     return {found.stage: found for found in seen.stages}
 
 
@@ -153,7 +160,7 @@ def _taken_over(run: Run, now: Now, queued: Sequence[Queued]) -> Now:
     found = {name: ids for name, ids in found.items() if ids}
     if not found:
         return now
-    _note(run, found)
+    note(run, found)
     return _now(run)
 
 
@@ -163,7 +170,8 @@ def _jobs_of(run: Run, stage: Stage, queued: Sequence[Queued]) -> list[Queued]:
     return [job for job in queued if job.command == script or job.command.startswith(f"{script} ")]
 
 
-def _note(run: Run, made: Mapping[str, str]) -> None:
+def note(run: Run, made: Mapping[str, str]) -> None:
+    """The job of each stage into jobs.json, behind those of before."""
     before = submitted(run)
     write_json(run.jobs_json, {**before, **{name: [*before.get(name, []), ids] for name, ids in made.items()}})
 
@@ -189,7 +197,7 @@ def _submit_all(run: Run, work: Sequence[Ahead], now: Now) -> dict[str, str]:
                     stop_if_told()
                 ids[one.stage.name] = SEPARATOR.join(own)
             made = {one.stage.name: ids[one.stage.name] for one in work}
-            _note(run, made)
+            note(run, made)
         except BaseException as error:
             _withdraw(run, work, new, error)
             raise
@@ -222,13 +230,13 @@ def _withdraw(run: Run, work: Sequence[Ahead], new: Sequence[str], error: BaseEx
     known = {one for entries in submitted(run).values() for entry in entries for one in entry.split(SEPARATOR)}
     queued = own_queue() or []
     unsaid = [job.job_id for stage in work for job in _jobs_of(run, stage.stage, queued) if job.job_id not in known]
-    job_ids = list(dict.fromkeys([*reversed(new), *unsaid]))
-    if not job_ids:
-        return
+    withdraw(list(dict.fromkeys([*reversed(new), *unsaid])), error)
+
+
+def withdraw(job_ids: Sequence[str], error: BaseException) -> None:
+    """Cancel what a call submitted before `error` broke it off. Raises HpcllmError when Slurm does not."""
     try:
-        said = slurm(["scancel", *job_ids])
-        problem = said.stderr.strip() if said.returncode else ""
-    except UserError as unanswered:
-        problem = str(unanswered)
-    if problem:
+        if job_ids:
+            scancel(job_ids)
+    except HpcllmError as problem:
         raise HpcllmError(f"{error}; then {problem}; cancel by hand: scancel {' '.join(job_ids)}") from error

@@ -20,13 +20,12 @@ from hpcllm.launch.scripts.shell import directive_word, directives_in, one_line
 from hpcllm.launch.submission.ahead import own_queue
 from hpcllm.launch.submission.chain import can_chain
 from hpcllm.launch.submission.finding import raise_refusals
-from hpcllm.launch.submission.submit import alone, check, signals_wait
+from hpcllm.launch.submission.submit import alone, check, check_answered, check_cluster, note, signals_wait, withdraw
 from hpcllm.launch.sweep import Sweep, borrowed
 from hpcllm.launch.tracking.slurm import slurm
 from hpcllm.launch.tracking.states import ALIVE
 from hpcllm.launch.tracking.sweep_status import look_at
-from hpcllm.launch.tracking.track import submitted
-from hpcllm.run_directory import Run, write_json, write_text
+from hpcllm.run_directory import Run, write_text
 from hpcllm.units import as_ranges
 
 Ids = dict[tuple[int, str], str]
@@ -59,7 +58,7 @@ def submit_sweep(sweep: Sweep) -> tuple[list[tuple[Batch, str]], int]:
     Raises UserError with what stands in the way, and nothing of this call stays in the queue.
     """
     runs = sweep.runs
-    _check_cluster(runs[0])
+    check_cluster(runs[0], sweep.root)
     with alone(runs[0]):
         lenders = borrowed(runs)
         alive, missing, waiting = _ahead(sweep, lenders)
@@ -85,19 +84,10 @@ def _submit_all(
                     new = part.ids(job_id)
                     ids |= new | {key: new[i, key[1]] for key, i in lenders.items() if (i, key[1]) in new}
             _note(sweep.runs, {key: job_id for key, job_id in ids.items() if alive.get(key) != job_id})
-        except BaseException:
-            if made:
-                slurm(["scancel", *(job_id for _, job_id in made)])
+        except BaseException as error:
+            withdraw([job_id for _, job_id in made], error)
             raise
     return made
-
-
-def _check_cluster(run: Run) -> None:
-    profile = frozen_profile(run)
-    if profile.scheduler.kind != "slurm":
-        folder = run.root.parent
-        here = f"hpcllm run {shlex.quote(str(folder))}"
-        raise UserError(f"{folder}: rendered for {profile.name}, which has no Slurm; run it here: {here}")
 
 
 # ---- what is to be done ----------------------------------------------------------------------------------------------
@@ -106,8 +96,7 @@ def _check_cluster(run: Run) -> None:
 def _ahead(sweep: Sweep, lenders: Mapping[tuple[int, str], int]) -> tuple[Ids, list[set[str]], int]:
     """The jobs that are queued or run, the stages of each run that are missing, and how many runs have no room now."""
     now = look_at(sweep)
-    if now.silence:
-        raise UserError(f"{sweep.root}: Slurm does not answer ({now.silence}); nothing was submitted; try again later")
+    check_answered(sweep.root, now.silence)
     alive: Ids = {}
     missing = [set[str]() for _ in now.runs]
     for i, run in enumerate(now.runs):
@@ -259,5 +248,4 @@ def _note(runs: Sequence[Run], new: Ids) -> None:
     for i, run in enumerate(runs):
         own = {name: job_id for (number, name), job_id in new.items() if number == i}
         if own:
-            before = submitted(run)
-            write_json(run.jobs_json, {**before, **{name: [*before.get(name, []), one] for name, one in own.items()}})
+            note(run, own)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hpcllm.errors import UserError
+from hpcllm.errors import HpcllmError, UserError
 from hpcllm.launch.submission.chain import SEPARATOR
 from hpcllm.launch.tracking.states import ALIVE, STATES, State
 
@@ -137,6 +137,13 @@ def slurm(command: Sequence[str], timeout_s: float = COMMAND_TIMEOUT_S) -> subpr
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
     return subprocess.CompletedProcess(list(command), process.returncode, out, err)
+
+
+def scancel(job_ids: Sequence[str]) -> None:
+    """Cancel jobs. Raises HpcllmError with Slurm's words where it does not, UserError where there is none."""
+    done = slurm(["scancel", *job_ids])
+    if done.returncode:
+        raise HpcllmError(f"scancel: {done.stderr.strip().removeprefix('scancel: error: ')}")
 
 
 # ---- the sources -----------------------------------------------------------------------------------------------------

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpcllm.errors import HpcllmError
 from hpcllm.launch.sweep import Sweep
-from hpcllm.launch.tracking.slurm import Answer, ask, slurm
+from hpcllm.launch.tracking.slurm import Answer, ask, scancel
 from hpcllm.launch.tracking.states import ALIVE
-from hpcllm.launch.tracking.track import RunStatus, asked_of, look, with_all_after
+from hpcllm.launch.tracking.track import RunStatus, asked_of, jobs_of, look, with_all_after
 
 
 @dataclass(frozen=True)
@@ -32,11 +31,9 @@ def cancel_all(sweep: Sweep, stage_name: str | None = None) -> str:
     job_ids: dict[str, None] = {}
     for run, now in zip(sweep.runs, look_at(sweep).runs, strict=True):
         meant = with_all_after(run, stage_name)
-        alive = [found for found in now.stages if found.state in ALIVE and found.stage in meant and found.job_id]
-        job_ids |= dict.fromkeys(str(found.job_id) for found in alive)
+        alive = [found for found in now.stages if found.state in ALIVE and found.stage in meant]
+        job_ids |= dict.fromkeys(jobs_of(run, alive))
     if not job_ids:
         return "nothing of this sweep is queued or running"
-    done = slurm(["scancel", *job_ids])
-    if done.returncode:
-        raise HpcllmError(f"scancel: {done.stderr.strip()}")
+    scancel(list(job_ids))
     return f"cancelled {len(job_ids)} jobs"

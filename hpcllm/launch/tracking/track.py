@@ -8,11 +8,10 @@ import shlex
 import signal
 import socket
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hpcllm.errors import HpcllmError
 from hpcllm.job.spec import frozen_any_job
 from hpcllm.launch.key import is_current
 from hpcllm.launch.pipeline import Stage, find_stage, stages
@@ -20,7 +19,7 @@ from hpcllm.launch.process import writer_lives
 from hpcllm.launch.submission.chain import rest_of_chain
 from hpcllm.launch.tracking.failure import first_failure
 from hpcllm.launch.tracking.logs import earlier_attempts, last_words, log_files, progress_in, tail
-from hpcllm.launch.tracking.slurm import Answer, SlurmJob, ask, slurm
+from hpcllm.launch.tracking.slurm import Answer, SlurmJob, ask, scancel
 from hpcllm.launch.tracking.states import ALIVE, Program, State, advice, state_in, wait_of
 from hpcllm.run_directory import Run, read_json
 
@@ -109,17 +108,20 @@ def cancel(run: Run, stage_name: str | None = None) -> str:
     """
     meant = with_all_after(run, stage_name)
     alive = [found for found in status(run) if found.state in ALIVE and found.stage in meant]
-    before = submitted(run)
-    chains = [rest_of_chain(found.job_id, before.get(found.stage, [])) for found in alive if found.job_id]
-    job_ids = list(dict.fromkeys(one for chain in chains for one in reversed(chain)))  # or the next one would begin
+    job_ids = jobs_of(run, alive)
     if job_ids:
-        done = slurm(["scancel", *job_ids])
-        if done.returncode:
-            raise HpcllmError(f"scancel: {done.stderr.strip()}")
+        scancel(job_ids)
     here = [found for found in alive if not found.job_id and found.state == "running" and _tell_to_stop(run, found)]
     names = ", ".join(found.stage for found in alive if found.job_id) or ", ".join(found.stage for found in here)
     what = f"{stage_name} and what comes after it" if stage_name else "this run"
     return f"cancelled {names}" if names else f"nothing of {what} is queued or running here"
+
+
+def jobs_of(run: Run, found: Iterable[StageStatus]) -> list[str]:
+    """The jobs of stages, as they are to be cancelled: a chain from its end, or the next one would begin."""
+    before = submitted(run)
+    chains = [rest_of_chain(stage.job_id, before.get(stage.stage, [])) for stage in found if stage.job_id]
+    return list(dict.fromkeys(one for chain in chains for one in reversed(chain)))
 
 
 def with_all_after(run: Run, stage_name: str | None) -> Collection[str]:
