@@ -7,20 +7,22 @@ import os
 import re
 import shlex
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpcllm.cli.sweeping import is_sweep, rendered_sweep, run_here, submit
 from hpcllm.cli.words import (
+    RUNS,
     cluster_option,
     command,
     json_option,
     not_negative,
+    out_of,
     positive,
     print_json,
     print_rich,
     profile_of,
+    time_of,
 )
 from hpcllm.errors import ExitCode, UserError
 
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from hpcllm.run_directory import Run
 
 COMMAND_LINE = "the command line"
-RUNS = Path("runs")  # where a run goes that is given no other place
 
 JobT = TypeVar("JobT", bound="AnyJob")
 
@@ -230,8 +231,7 @@ def _rendered(
     if arguments.job:
         cwd = arguments.job.absolute().parent
         job = absolute(job, cwd)
-    folder = re.sub(r"[^\w.-]+", "-", job.name)
-    out = arguments.out or RUNS / f"{folder}-{datetime.now():%Y%m%d-%H%M%S}"
+    out = out_of(arguments, job.name)
     job, queues = with_queue(profile, job, load_user(), out) if choosing else (job, ())
     plan: Plan | None = None
     if isinstance(job, Job):
@@ -277,17 +277,12 @@ def with_resources(job: JobT, arguments: argparse.Namespace) -> JobT:
     """The job with what the command line says of nodes, time and queue."""
     from hpcllm.job.spec import SlurmSpec
     from hpcllm.source import check
-    from hpcllm.units import parse_seconds
 
-    try:
-        time_s = None if arguments.time is None else parse_seconds(arguments.time)
-    except ValueError as error:
-        raise UserError(f"--time: {error}") from None
     resources = {
         "nodes": arguments.nodes,
         "ranks_per_node": arguments.ranks_per_node,
         "gpus_per_node": arguments.gpus,
-        "time_s": time_s,
+        "time_s": time_of(arguments),
     }
     slurm = {"partition": arguments.partition, "account": arguments.account, "qos": arguments.qos}
     software = {"environment": _environment(arguments)}

@@ -7,11 +7,10 @@ import shlex
 import sys
 import time
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpcllm.cli.words import command, json_option, positive, print_json, print_rich
+from hpcllm.cli.words import command, json_option, out_of, positive, print_json, print_rich, time_of
 from hpcllm.errors import ExitCode, UserError
 
 if TYPE_CHECKING:
@@ -85,17 +84,11 @@ def _new(arguments: argparse.Namespace, profile: Profile, path: Path | None) -> 
     from hpcllm.job.spec import SlurmSpec
     from hpcllm.launch.probe import probe_job
     from hpcllm.launch.render import render
-    from hpcllm.units import parse_seconds
 
-    try:
-        time_s = None if arguments.time is None else parse_seconds(arguments.time)
-    except ValueError as error:
-        raise UserError(f"--time: {error}") from None
     slurm = SlurmSpec(partition=arguments.partition, account=arguments.account, qos=arguments.qos)
     user = load_user()
-    job = probe_job(profile, slurm, user, arguments.nodes, time_s)
-    out = arguments.out or Path("runs") / f"probe-{profile.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    return render(profile, path, job, None, None, out, user=user)
+    job = probe_job(profile, slurm, user, arguments.nodes, time_of(arguments))
+    return render(profile, path, job, None, None, out_of(arguments, f"probe-{profile.name}"), user=user)
 
 
 def _dry_run(run: Run, profile: Profile) -> None:

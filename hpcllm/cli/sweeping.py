@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpcllm.cli.words import print_json, print_rich, profile_of
+from hpcllm.cli.words import out_of, print_json, print_rich, profile_of
 from hpcllm.errors import DoesNotFit, UserError
 
 if TYPE_CHECKING:
@@ -29,7 +27,9 @@ def is_sweep(arguments: argparse.Namespace) -> bool:
 
 def holds_one(folder: Path) -> bool:
     """Whether it is a sweep's folder."""
-    return (folder / "sweep.json").exists()
+    from hpcllm.launch import sweep
+
+    return sweep.is_sweep(folder)
 
 
 def rendered_sweep(arguments: argparse.Namespace, cluster: tuple[Profile, Path | None] | None = None) -> Sweep:
@@ -47,9 +47,7 @@ def rendered_sweep(arguments: argparse.Namespace, cluster: tuple[Profile, Path |
     cluster = cluster or profile_of(arguments)
     found = points(arguments.job)
     name = arguments.job.stem
-    folder = re.sub(r"[^\w.-]+", "-", name)
-    out = arguments.out or Path("runs") / f"{folder}-{datetime.now():%Y%m%d-%H%M%S}"
-    sweep = Sweep(out.absolute(), name, tuple(point.values for point in found))
+    sweep = Sweep(out_of(arguments, name).absolute(), name, tuple(point.values for point in found))
     sweep.write()
     runs = sweep.runs
     for i, point in enumerate(found):

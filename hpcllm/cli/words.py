@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpcllm.cluster.profile import Profile
     from hpcllm.run_directory import Run
+
+RUNS = Path("runs")  # where a run goes that is given no other place
 
 
 def command(
@@ -56,6 +60,23 @@ def positive(text: str) -> int:
 def not_negative(text: str) -> int:
     """A number from 0. Raises ArgumentTypeError."""
     return 0 if text == "0" else positive(text)
+
+
+def time_of(arguments: argparse.Namespace) -> float | None:
+    """--time in seconds; None where it was not given. Raises UserError."""
+    from hpcllm.errors import UserError
+    from hpcllm.units import parse_seconds
+
+    try:
+        return None if arguments.time is None else parse_seconds(arguments.time)
+    except ValueError as error:
+        raise UserError(f"--time: {error}") from None
+
+
+def out_of(arguments: argparse.Namespace, name: str) -> Path:
+    """--out; left out, a new folder of that name and this second."""
+    folder = re.sub(r"[^\w.-]+", "-", name)
+    return arguments.out or RUNS / f"{folder}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def profile_of(arguments: argparse.Namespace) -> tuple[Profile, Path | None]:
