@@ -15,7 +15,7 @@ from pathlib import Path
 from hpcllm.cluster.detection import compose
 from hpcllm.cluster.detection.here import detected_yaml, find_mpirun, mpi_flavour
 from hpcllm.cluster.detection.node import FoundNode, node_of
-from hpcllm.cluster.detection.queue import FoundNodes, Queue, ask_slurm, queue_of
+from hpcllm.cluster.detection.queue import FoundNodes, Queue, answers, ask_slurm, queue_of
 from hpcllm.errors import UserError
 
 LOOK = Path(__file__).with_name("look.py")
@@ -53,7 +53,7 @@ def detected(ask: Ask) -> str:
 
 def has_slurm() -> bool:
     """Whether a job could look at a compute node: a Slurm answers, and this is none of its nodes."""
-    return "SLURM_JOB_ID" not in os.environ and queue_of(ask_slurm()) is not None
+    return "SLURM_JOB_ID" not in os.environ and answers()
 
 
 def look_command(queue: Queue, ask: Ask) -> list[str]:

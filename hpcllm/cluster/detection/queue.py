@@ -99,15 +99,28 @@ class Queue:
 
 def ask_slurm() -> dict[str, str]:
     """The words of every command; empty for one that is missing or fails. Empty altogether where no Slurm answers."""
-    config = _output_of(COMMANDS["config"]) if shutil.which("scontrol") else ""
+    config = _config()
     if not config:
         return {}  # each further command would wait for the same controller
     return {"config": config, **{name: _output_of(command) for name, command in COMMANDS.items() if name != "config"}}
 
 
+def answers() -> bool:
+    """Whether a Slurm answers here."""
+    return bool(_settings(_config()).get("ClusterName"))
+
+
+def _config() -> str:
+    return _output_of(COMMANDS["config"]) if shutil.which("scontrol") else ""
+
+
+def _settings(config: str) -> dict[str, str]:
+    return dict(re.findall(r"^(\w+)\s*=[ \t]*(.*)$", config, re.MULTILINE))
+
+
 def queue_of(words: dict[str, str]) -> Queue | None:
     """What the words of `ask_slurm` mean; None where no controller answered."""
-    config = dict(re.findall(r"^(\w+)\s*=[ \t]*(.*)$", words.get("config", ""), re.MULTILINE))
+    config = _settings(words.get("config", ""))
     if not config.get("ClusterName"):
         return None
     qos = tuple(_qos(words["qos"]))
@@ -266,14 +279,6 @@ def _number(text: str | None) -> int | None:
 
 def _words(text: str) -> list[str]:
     return [] if text in NOTHING else text.split(",")
-
-
-def partitions_by_nodes(queue: Queue) -> Counter[str]:
-    """How many nodes each partition has."""
-    counts: Counter[str] = Counter()
-    for kind in queue.nodes:
-        counts.update(dict.fromkeys(kind.partitions, len(kind.hosts)))
-    return counts
 
 
 def _output_of(command: list[str]) -> str:
