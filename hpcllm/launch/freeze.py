@@ -10,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import shutil
 import stat
-import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hpcllm.launch.software import GIT_TIMEOUT_S, git
 from hpcllm.run_directory import Run, atomic_path
 
-GIT_TIMEOUT_S = 10.0
 MOST_BYTES = 256 * 2**20  # of a copy
 MOST_FILES = 20_000
 UNTRACKED_BYTES = 2**20  # larger ones are data, not code
@@ -117,13 +116,13 @@ class Code:
 def code_of(cwd: Path, out: Path, freeze: bool = True) -> Code:
     """What a command started in `cwd` runs, by git's word. `out` is the run directory, which is no part of it."""
     cwd = cwd.resolve()
-    top = _git(cwd, "rev-parse", "--show-toplevel")
+    top = git(cwd, "rev-parse", "--show-toplevel")
     if top is None:
         return Code(cwd, in_place="git knows no working tree there")
     root = Path(_text(top).rstrip("\n"))
-    commit = _git(root, "rev-parse", "--verify", "-q", "HEAD")
-    branch = _git(root, "symbolic-ref", "-q", "--short", "HEAD")
-    diff = _git(root, "diff", *FOR_GIT_APPLY, "HEAD") if commit else b""
+    commit = git(root, "rev-parse", "--verify", "-q", "HEAD")
+    branch = git(root, "symbolic-ref", "-q", "--short", "HEAD")
+    diff = git(root, "diff", *FOR_GIT_APPLY, "HEAD") if commit else b""
     listed = _listed(root, out.resolve())
     code = Code(cwd, root, _word(commit), _word(branch), diff or b"")
     if listed is None:
@@ -165,7 +164,7 @@ def _listed(root: Path, out: Path) -> tuple[list[str], list[str], list[str]] | N
 
 
 def _names(root: Path, *options: str) -> list[str] | None:
-    said = _git(root, "ls-files", "-z", *options)
+    said = git(root, "ls-files", "-z", *options)
     return None if said is None else [name for name in _text(said).split("\0") if name]
 
 
@@ -207,13 +206,3 @@ def _text(said: bytes) -> str:
 
 def _shown(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="replace")
-
-
-def _git(folder: Path, *arguments: str) -> bytes | None:
-    """What git says; None when it is not there, refuses, or takes too long."""
-    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=GIT_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None

@@ -61,9 +61,10 @@ def render(
     _check_free(run, resolved)
     has_own = job.stages or isinstance(job, CommandJob)
     code = code_of(cwd or Path.cwd(), run.root, job.freeze) if has_own else None
-    _check_code(run, code)
+    frozen = code.record() if code else {}  # it reads every file that is copied
+    _check_code(run, frozen)
     ours = read_json(beside.software_json) if beside else software()  # the same, and it takes a tenth of a second
-    built = {**ours, **({"command": code.record()} if code else {})}
+    built = {**ours, **({"command": frozen} if code else {})}
     given = {
         run.profile_yaml: read_text(profile_path) if profile_path else _yaml(profile),
         run.job_yaml: read_text(job_path) if job_path else _yaml(job),
@@ -153,12 +154,12 @@ def _check_built(profile: Profile, job: AnyJob, partition: str | None) -> None:
         check_architecture(environment, profile.node_type(partition), profile.node_type_name(partition))
 
 
-def _check_code(run: Run, code: Code | None) -> None:
+def _check_code(run: Run, frozen: dict[str, Any]) -> None:
     """A run's frozen code stays what it was, since what the program wrote may lie beside it."""
-    if code is None or not run.software_json.exists():
+    if not frozen or not run.software_json.exists():
         return
     before = read_json(run.software_json).get("command") or {}
-    if before.get("sha256") != code.record()["sha256"]:
+    if before.get("sha256") != frozen["sha256"]:
         raise UserError(
             f"--out: {run.root} holds the code as it was when that was rendered, and it has changed since; "
             f"give a new directory, or go on with the old code: hpcllm submit {shlex.quote(str(run.root))}"

@@ -76,12 +76,18 @@ def _git() -> dict[str, Any]:
 
 
 def _git_says(*arguments: str) -> str | None:
-    command = ["git", "-C", str(PACKAGE), *arguments]
+    said = git(PACKAGE, *arguments)
+    return None if said is None else said.decode(errors="replace")
+
+
+def git(folder: Path, *arguments: str) -> bytes | None:
+    """What git says; None when it is not there, refuses, or takes too long."""
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, timeout=GIT_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.decode(errors="replace") if done.returncode == 0 else None
+    return done.stdout if done.returncode == 0 else None
 
 
 def _python() -> dict[str, Any]:
