@@ -10,14 +10,12 @@ from itertools import combinations
 from statistics import median
 from typing import Any, Literal
 
+from hpcllm.cluster.probe.found import CLOCK_SKEW_S, SLOW_SHARE, TCP_FABRICS
 from hpcllm.parallel.expected import Expected, Started
 from hpcllm.units import as_ranges, format_bytes_per_s, format_seconds
 
-CLOCK_SKEW_S = 0.5
-SLOW_SHARE = 0.5  # of the median of the other nodes, below which a node is slow
 RATE_FLOOR = 0.3  # of one rail's rate in the profile; TCP in place of InfiniBand reaches less
 TCP_SHARE = 0.1  # of a rail, below which it is hardly anything else
-TCP_FABRICS = ("ethernet", "none")
 _FLAVOURS = (  # beginnings and parts of MPI_Get_library_version, the special before the general
     ("Open MPI", "openmpi"),
     ("CRAY MPICH", "cray-mpich"),

@@ -12,6 +12,8 @@ from hpcllm.run_directory import Run, read_json
 
 SLOW_SHARE = 0.5  # of the median of the other nodes, below which a node is slow
 BROKEN_SHARE = 0.1
+CLOCK_SKEW_S = 0.5  # from which on two nodes' clocks are wrong
+TCP_FABRICS = ("ethernet", "none")  # that have no faster protocol to lose
 
 
 @dataclass(frozen=True)

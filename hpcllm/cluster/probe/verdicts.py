@@ -10,7 +10,7 @@ from hpcllm.cluster.accelerators import accelerator
 from hpcllm.cluster.measured import Measured
 from hpcllm.cluster.nodes import Gpus
 from hpcllm.cluster.probe.figures import fabric_part, figures
-from hpcllm.cluster.probe.found import BROKEN_SHARE, SLOW_SHARE, Probed, others
+from hpcllm.cluster.probe.found import BROKEN_SHARE, CLOCK_SKEW_S, SLOW_SHARE, TCP_FABRICS, Probed, others
 from hpcllm.cluster.probe.preferred import day_of
 from hpcllm.cluster.profile import Profile
 from hpcllm.units import format_bytes_per_s, format_flops_per_s, format_seconds
@@ -19,8 +19,6 @@ Word = Literal["ok", "slow", "broken", "not stated"]
 Format = Callable[[float], str]
 
 WORST: tuple[Word, ...] = ("broken", "slow", "ok", "not stated")
-CLOCK_SKEW_S = 0.5  # as preflight has it
-TCP_FABRICS = ("ethernet", "none")  # that have no faster protocol to lose
 
 # What preflight checks, by the line that it belongs to, and what that line says where nothing was found.
 CONTRACT = (
