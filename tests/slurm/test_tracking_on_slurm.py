@@ -118,7 +118,7 @@ def test_a_job_over_its_memory_ran_out_of_memory(lab: Lab, tmp_path: Path) -> No
     run = lab.command(tmp_path / "run", [sys.executable, "-c", program], **on(1, directives={"mem": "150M"}))
     submit(run)
 
-    assert "train.micro_batch" in until(run, "out of memory").advice
+    assert "fewer ranks on a node" in until(run, "out of memory").advice
 
 
 def test_a_cancelled_job_says_by_whom(lab: Lab, tmp_path: Path) -> None:
