@@ -1,113 +1,210 @@
-"""All-reduce of the mpi4py backend beside gloo's, and beside MPI's own, on the ranks of this machine.
+"""All-reduce, all-gather and reduce-scatter: the mpi4py backend beside gloo, and beside MPI's own call.
 
-    python benchmarks/allreduce.py [--quick] [--ranks 2]
+    python benchmarks/allreduce.py [--quick] [--ranks 2 4] [--lab]
 
-One pair is one call of ours and one of the peer's, next to each other; a ratio is the median over the pairs, and
-above 1 ours is faster. Ranks do not outnumber cores.
+All take turns in one run, on the same tensors. A ratio is theirs / ours, the median over the turns with its 95 %
+interval; above 1 ours is faster. `copies` is our time over that of copying the bytes once, in the same turns, on all
+ranks at once. `--lab` adds two nodes of a Slurm lab of its own, a rank and a core each (root; tests/slurm/lab/start).
+
+The bar: 100 MB in one node at least 2 × gloo and 1.4 × MPI's all-reduce, between two nodes 1.2 × gloo; and nowhere
+slower than gloo, the interval above 0.97. Where ranks outnumber cores there is none.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
 import os
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from machine import write
+from ranks import in_one_node, lab_of_two_nodes, on_two_nodes
+from ratios import Ratio, ratio_of
 
-SIZES = {"4 kB": 10**3, "1 MB": 250_000, "25 MB": 6_250_000, "100 MB": 25_000_000}  # elements of fp32
-QUICK = ("4 kB", "1 MB", "25 MB")
-PAIRS = 9
+KB, MB = 1000, 1_000_000
+SIZES = {  # bytes of fp32: of the tensor that is reduced, of the whole that is gathered or scattered
+    **{f"{size} KB": size * KB for size in (1, 4, 16, 64, 256)},
+    **{f"{size} MB": size * MB for size in (1, 4, 25, 100, 256)},
+}
+QUICK = ("4 KB", "1 MB", "25 MB")
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter")
+NOT_SLOWER = 0.97
+BARS = {  # of the median, by where and peer, for an all-reduce of 100 MB
+    "one node": {"gloo": 2.0, "MPI": 1.4},
+    "two nodes": {"gloo": 1.2},
+}
+FEWEST, MOST = 11, 400  # turns at one size
+SIZE_S, QUICK_SIZE_S = 3.0, 0.7  # about as long at one size
+CALLS_BYTES = 128 * KB  # small messages are timed several in a row
+MOST_CALLS = 20
+
+Call = Callable[[], object]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="without the largest size")
-    parser.add_argument("--ranks", type=int, default=min(4, os.cpu_count() or 1))
+    parser.add_argument("--quick", action="store_true", help="three sizes, fewer turns; for development")
+    parser.add_argument("--ranks", type=int, nargs="*", default=[2, 4], help="of one node; left out, 2 and 4")
+    parser.add_argument("--lab", action="store_true", help="two nodes of a Slurm lab too")
+    parser.add_argument("--only", choices=COLLECTIVES, nargs="+", default=COLLECTIVES)
+    parser.add_argument("--sizes", choices=SIZES, nargs="+", metavar="SIZE", help="such as '25 MB'; left out, all")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # what each rank is started with
-    arguments = parser.parse_args()
-    if arguments.measure:
-        _measure(arguments.measure, QUICK if arguments.quick else tuple(SIZES))
+    asked = parser.parse_args()
+    if asked.measure:
+        _measure(asked.measure, asked.sizes, asked.only, QUICK_SIZE_S if asked.quick else SIZE_S)
         return
-    rows = _on_ranks(arguments.ranks, arguments.quick)
-    for row in rows:
-        print(f"{row['case']:<28} {row['peer']:<14} ours {row['ours']:9.3f} ms  theirs {row['theirs']:9.3f} ms", end="")
-        print(f"  ratio {row['ratio']:.2f}")
-    from machine import write
-
+    sizes = asked.sizes or (QUICK if asked.quick else SIZES)
+    words = [__file__, *(["--quick"] if asked.quick else []), "--only", *asked.only, "--sizes", *sizes, "--measure"]
+    rows = []
+    for ranks in asked.ranks:
+        rows += _shown(in_one_node(ranks, *words), "one node")
+    if asked.lab:
+        with lab_of_two_nodes():
+            rows += _shown(on_two_nodes(*words), "two nodes")
     print(write("allreduce", rows))
 
 
-def _on_ranks(ranks: int, quick: bool) -> list[dict[str, Any]]:
-    beside = Path(sys.executable).with_name("mpirun")
-    mpirun = str(beside) if beside.exists() else "mpirun"
-    with tempfile.TemporaryDirectory() as folder:
-        rows = Path(folder) / "rows.json"
-        command = [mpirun, "-n", str(ranks), sys.executable, __file__, "--measure", str(rows)]
-        subprocess.run(
-            [*command, *(["--quick"] if quick else [])], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
-        result: list[dict[str, Any]] = json.loads(rows.read_text())
-        return result
+# ---- on every rank ---------------------------------------------------------------------------------------------------
 
 
-def _measure(path: Path, sizes: tuple[str, ...]) -> None:
-    from mpi4py import MPI
-
+def _measure(path: Path, sizes: tuple[str, ...], collectives: tuple[str, ...], for_s: float) -> None:
     from hpcllm.parallel.strategy import init_torch
     from hpcllm.parallel.world import World
 
+    torch.set_num_threads(1)
     world = World.of_mpi()
     init_torch(world)
-    gloo = dist.new_group(backend="gloo")
-    rows = []
-    for size in sizes:
-        tensor = torch.ones(SIZES[size])
-        array = tensor.numpy()
-        calls: dict[str, Callable[[], Any]] = {
-            "ours": lambda tensor=tensor: dist.all_reduce(tensor),
-            "gloo": lambda tensor=tensor: dist.all_reduce(tensor, group=gloo),
-            "MPI_Allreduce": lambda array=array: MPI.COMM_WORLD.Allreduce(MPI.IN_PLACE, array),
-        }
-        repeats = max(1, min(200, 2 * 10**6 // SIZES[size]))
-        times = _interleaved_ms(calls, repeats, tensor)
-        rows += [_row(f"all-reduce {size}, {world.size} ranks", peer, times) for peer in ("gloo", "MPI_Allreduce")]
+    gloo, rows = dist.new_group(backend="gloo"), []
+    for collective in collectives:
+        for size in sizes:
+            whole = torch.empty(SIZES[size] // 4 // world.size * world.size)
+            calls = _calls(collective, whole, world, gloo)
+            repeats = max(1, min(MOST_CALLS, CALLS_BYTES // SIZES[size]))
+            times = _interleaved_s(calls, repeats, world, for_s)
+            rows.append({"collective": collective, "size": size, "ranks": world.size, "times_s": times})
     if world.rank == 0:
         path.write_text(json.dumps(rows))
+    world.barrier()
     dist.destroy_process_group()
 
 
-def _interleaved_ms(calls: dict[str, Callable[[], Any]], repeats: int, tensor: torch.Tensor) -> dict[str, list[float]]:
+def _calls(collective: str, whole: torch.Tensor, world: Any, gloo: Any) -> dict[str, Call]:
+    """The same collective by each backend, each of which is tried on ones first; and a copy of as many bytes."""
+    from mpi4py import MPI
+
+    comm, array = world.comm, whole.numpy()
+    mine = torch.empty(whole.numel() // world.size)
+    calls: dict[str, dict[str, Call]] = {
+        "all_reduce": {
+            "ours": partial(dist.all_reduce, whole),
+            "gloo": partial(dist.all_reduce, whole, group=gloo),
+            "MPI": partial(comm.Allreduce, MPI.IN_PLACE, array),
+        },
+        "all_gather": {
+            "ours": partial(dist.all_gather_single, whole, mine),
+            "gloo": partial(dist.all_gather_single, whole, mine, group=gloo),
+            "MPI": partial(comm.Allgather, mine.numpy(), array),
+        },
+        "reduce_scatter": {
+            "ours": partial(dist.reduce_scatter_single, mine, whole),
+            "gloo": partial(dist.reduce_scatter_single, mine, whole, group=gloo),
+            "MPI": partial(comm.Reduce_scatter_block, array, mine.numpy()),
+        },
+    }
+    for name, call in calls[collective].items():
+        _check(f"{collective} by {name}", call, whole, mine, mine if collective == "reduce_scatter" else whole, world)
+    whole.zero_()  # a sum of zeros is zero, however often
+    mine.zero_()
+    return {**calls[collective], "copy": partial(torch.empty_like(whole).copy_, whole)}
+
+
+def _check(name: str, call: Call, whole: torch.Tensor, mine: torch.Tensor, result: torch.Tensor, world: Any) -> None:
+    whole.fill_(1.0)
+    mine.fill_(1.0)
+    call()
+    right = 1.0 if name.startswith("all_gather") else float(world.size)
+    if not bool((result == right).all()):
+        raise SystemExit(f"{name}: a wrong result; a time of it means nothing")
+
+
+def _interleaved_s(calls: Mapping[str, Call], repeats: int, world: Any, for_s: float) -> dict[str, list[float]]:
+    """Seconds of a call, of the slowest rank, turn by turn. Each turn begins with another of them."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for pair in range(PAIRS + 1):
-        for name, call in calls.items():
-            tensor.fill_(1.0)
-            dist.barrier()
-            start = time.perf_counter()
-            for _ in range(repeats):
-                call()
-            if pair:  # the first makes connections and touches memory
-                times[name].append((time.perf_counter() - start) / repeats * 1e3)
-    return times
+    names = list(calls)
+    for name in names:
+        _timed_s(calls[name], 1, world)  # makes connections, touches memory
+    turn_s = min(sum(_timed_s(calls[name], repeats, world) for name in names) for _ in range(3))
+    turns = world.broadcast(max(FEWEST, min(MOST, int(for_s / turn_s))))
+    for turn in range(turns):
+        for place in range(len(names)):
+            name = names[(turn + place) % len(names)]
+            times[name].append(_timed_s(calls[name], repeats, world))
+    return {name: [max(of_ranks) for of_ranks in zip(*world.all_gather(times[name]), strict=True)] for name in names}
 
 
-def _row(case: str, peer: str, times: dict[str, list[float]]) -> dict[str, Any]:
-    ratios = [theirs / ours for ours, theirs in zip(times["ours"], times[peer], strict=True)]
+def _timed_s(call: Call, repeats: int, world: Any) -> float:
+    world.barrier()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
+
+
+# ---- what it comes to ------------------------------------------------------------------------------------------------
+
+
+def _shown(measured: list[dict[str, Any]], where: str) -> list[dict[str, Any]]:
+    """The rows with their ratios and whether the bar holds, printed."""
+    rows = [_row(of, where) for of in measured]
+    print(f"\n{where}, {rows[0]['ranks']} ranks; ms\n{'':<24}{'ours':>9}{'gloo':>9}{'MPI':>9}", end="")
+    print(f"  {'gloo / ours':<20}{'MPI / ours':<20}{'copies':>7}{'turns':>6}  bar")
+    for row in rows:
+        name, *ms = f"{row['collective']} {row['size']}", *(row["ms"][who] for who in ("ours", "gloo", "MPI"))
+        ratios = [str(Ratio(**row["ratios"][peer])) for peer in ("gloo", "MPI")]
+        print(f"{name:<24}{''.join(f'{each:9.3f}' for each in ms)}  {ratios[0]:<20}{ratios[1]:<20}", end="")
+        print(f"{row['copies']:7.2f}{row['turns']:6}  {row['bar']}", flush=True)
+    return rows
+
+
+def _row(measured: dict[str, Any], where: str) -> dict[str, Any]:
+    times = measured.pop("times_s")
+    ratios = {peer: ratio_of(times[peer], times["ours"]) for peer in ("gloo", "MPI")}
     return {
-        "case": case,
-        "peer": peer,
-        "ours": median(times["ours"]),
-        "theirs": median(times[peer]),
-        "unit": "ms",
-        "ratio": median(ratios),
+        "where": where,
+        **measured,
+        "bytes": SIZES[measured["size"]],
+        "turns": len(times["ours"]),
+        "ms": {name: 1e3 * median(of) for name, of in times.items()},
+        "ratios": {peer: asdict(ratio) for peer, ratio in ratios.items()},
+        "copies": ratio_of(times["ours"], times["copy"]).median,
+        "bar": _bar(where, measured, ratios),
     }
 
 
+def _bar(where: str, measured: dict[str, Any], ratios: Mapping[str, Ratio]) -> str:
+    """`holds`, or what falls short of what; `-` where there is no bar."""
+    if where == "one node" and measured["ranks"] > (os.cpu_count() or 1):
+        return "-"
+    short = []
+    if ratios["gloo"].low <= NOT_SLOWER:
+        short.append(f"gloo {ratios['gloo'].low:.2f} < {NOT_SLOWER}")
+    if (measured["collective"], measured["size"]) == ("all_reduce", "100 MB"):
+        short += [
+            f"{peer} {ratios[peer].median:.2f} < {least}"
+            for peer, least in BARS[where].items()
+            if ratios[peer].median < least
+        ]
+    return "; ".join(short) or "holds"
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
