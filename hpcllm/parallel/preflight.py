@@ -138,22 +138,19 @@ def check(world: World, asked: Expected, watchdog: _Watchdog | None = None) -> R
 
 
 def _measure(world: World, comm: Any, report: Report, say: Callable[[str], None]) -> None:
-    from mpi4py import MPI
-
     from hpcllm.parallel import bandwidth
 
     say("all-reduce over all ranks")
     report.all_reduce, wrong = bandwidth.measure_all_reduce(comm)
     report.findings += checks.check_all_reduce(wrong, [rank.host for rank in report.facts])
-    leaders = comm.Split(0 if world.local_rank == 0 else MPI.UNDEFINED)
-    if leaders != MPI.COMM_NULL:
+    leaders = world.leaders
+    if leaders is not None:
         say("clocks of the nodes")
         report.clock_offsets_s = bandwidth.clock_offsets(leaders)
         report.findings += checks.check_clocks(world.hosts, report.clock_offsets_s)
         say("messages between pairs of nodes")
         report.links = bandwidth.measure_links(leaders)
         report.findings += checks.check_links(report.links, world.hosts, report.asked)
-        leaders.Free()
     bandwidth.wait_quietly(comm)
 
 

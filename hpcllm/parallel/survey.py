@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from mpi4py import MPI
 
 from hpcllm.cluster.probe.found import ProbedNode
 from hpcllm.parallel import bandwidth
@@ -83,14 +82,12 @@ def measure_network(world: World, on_gpus: bool, largest_bytes: int, for_s: floa
     found, sizes = Network(), message_sizes(largest_bytes)
     if world.comm is None:
         return found
-    own = world.comm.Split(world.node)
-    times = bandwidth.measure_all_reduce(own, sizes)[0] if own.size > 1 else []
+    assert world.inside is not None
+    times = bandwidth.measure_all_reduce(world.inside, sizes)[0] if world.local_size > 1 else []
     found.inside = [times for times, local_rank in world.all_gather((times, world.local_rank)) if local_rank == 0]
-    own.Free()
-    leaders = world.comm.Split(0 if world.local_rank == 0 else MPI.UNDEFINED)
-    if leaders != MPI.COMM_NULL and leaders.size > 1:
-        found.across, _ = bandwidth.measure_all_reduce(leaders, sizes)
-        found.latency_s = bandwidth.measure_latency(leaders)
+    if world.leaders is not None and world.nodes > 1:
+        found.across, _ = bandwidth.measure_all_reduce(world.leaders, sizes)
+        found.latency_s = bandwidth.measure_latency(world.leaders)
     bandwidth.wait_quietly(world.comm)
     if on_gpus and _all_see_gpus(world):
         try:

@@ -1,9 +1,14 @@
-"""The ranks as MPI has them: who am I, on which node, and how do I reach the others."""
+"""The ranks as MPI has them: who am I, on which node, and how do I reach the others.
+
+Three communicators are enough for everything that goes by nodes: all ranks (`comm`), those of this node (`inside`),
+and those that have this local rank on every node (`across`; of local rank 0 they are the `leaders`).
+"""
 
 from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -14,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """All ranks of a stage, seen from one of them."""
+    """All ranks of a stage, or of a group of them, seen from one."""
 
     rank: int
     size: int
@@ -25,8 +30,12 @@ class World:
     nodes: int
     hosts: tuple[str, ...]
     """Host name of each node."""
-    comm: MPI.Comm | None
+    comm: MPI.Intracomm | None
     """None: one process without MPI."""
+    inside: MPI.Intracomm | None = None
+    """The ranks of this node, by local rank."""
+    across: MPI.Intracomm | None = None
+    """The ranks with this local rank, one of each node that has so many, by node."""
 
     @classmethod
     def alone(cls) -> World:
@@ -35,16 +44,37 @@ class World:
 
     @classmethod
     def of_mpi(cls) -> World:
-        """Every rank that MPI started. Ranks of one node are those that can share memory, not those of equal names."""
+        """Every rank that MPI started. All ranks make it together, once; whoever asks again is given the same."""
+        return _of_mpi()
+
+    @classmethod
+    def of(cls, comm: MPI.Intracomm) -> World:
+        """The ranks of a communicator, which all of them call. `free` gives back what it made.
+
+        Ranks of one node are those that can share memory, not those of equal names. Three collectives: that split, the
+        names of the nodes, and the communicator across them.
+        """
         from mpi4py import MPI
 
-        comm = MPI.COMM_WORLD
-        shared = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank)
-        leader = shared.bcast(comm.rank)
+        inside = MPI.Intracomm(comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank))
+        (leader,) = MPI.Group.Translate_ranks(inside.group, [0], comm.group)
         places = comm.allgather((leader, socket.gethostname()))
         leaders = sorted({place[0] for place in places})
         hosts = tuple(places[rank][1] for rank in leaders)
-        return cls(comm.rank, comm.size, shared.rank, shared.size, leaders.index(leader), len(leaders), hosts, comm)
+        across = MPI.Intracomm(comm.Split(inside.rank, comm.rank))
+        local = (inside.rank, inside.size, leaders.index(leader), len(leaders))
+        return cls(comm.rank, comm.size, *local, hosts, comm, inside, across)
+
+    @property
+    def leaders(self) -> MPI.Intracomm | None:
+        """One rank of each node, the lowest; None on every other rank."""
+        return self.across if self.local_rank == 0 else None
+
+    def free(self) -> None:
+        """Give back the communicators that `of` made; all ranks call it."""
+        for comm in (self.inside, self.across):
+            if comm is not None:
+                comm.Free()
 
     def barrier(self) -> None:
         """Wait for all ranks."""
@@ -62,3 +92,11 @@ class World:
     def all_reduce_sum(self, value: Any) -> Any:
         """The sum of a number (or numpy array) over all ranks, on every rank."""
         return value if self.comm is None else self.comm.allreduce(value)
+
+
+@cache
+def _of_mpi() -> World:
+    """A process belongs to one MPI world, which never changes."""
+    from mpi4py import MPI
+
+    return World.of(MPI.COMM_WORLD)
