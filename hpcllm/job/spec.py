@@ -6,7 +6,7 @@ A quantity is a string with its unit (`time: 30m`); its field here carries the u
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -109,6 +109,8 @@ class Data(Record):
     """How text becomes numbers."""
     shard_tokens: Tokens = 64_000_000
     """Most tokens in one HDF5 file."""
+    shard_jobs: Positive = 1
+    """Slurm jobs that write the shards, as an array, each on all ranks. The shards are the same at any number."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Data:
@@ -218,6 +220,15 @@ class Evaluate(Record):
     """For pairs."""
     samples: Samples = Samples()
     """Text from the model, to look at."""
+    checkpoints: Literal["last", "best", "all"] | Positive = "last"
+    """Which of those that are kept: the last; best, by its loss on the validation part; all; or so many, spread over
+    the training, with the last. Several become an array of Slurm jobs, one for each checkpoint and task."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of what is measured, in order."""
+        asked = {"perplexity": self.perplexity, "bleu": self.bleu is not None, "samples": True}
+        return tuple(name for name, wanted in asked.items() if wanted)
 
 
 class Deploy(Record):
@@ -330,6 +341,30 @@ class Job(AnyJob):
     """What is measured after training."""
     deploy: Deploy = Deploy()
     """What is made of the trained model."""
+
+    @property
+    def num_evaluated(self) -> int:
+        """How many checkpoints are evaluated, if training keeps so many."""
+        asked, keep, every = self.evaluate.checkpoints, self.train.checkpoint.keep, self.train.checkpoint.every_steps
+        if asked in ("last", "best"):
+            return 1
+        saved = -(-self.train.steps // every) if every else keep
+        return min(keep, saved) if asked == "all" else int(asked)
+
+    def contradictions(self) -> Iterable[tuple[FieldPath, str]]:
+        """Checkpoints to evaluate that will not be there, and what every job may have."""
+        yield from super().contradictions()
+        asked, keep = self.evaluate.checkpoints, self.train.checkpoint.keep
+        if isinstance(asked, int) and asked > keep:
+            yield (
+                ("evaluate", "checkpoints"),
+                f"found {asked}; training keeps the last {keep} (train.checkpoint.keep); raise that, or ask for fewer",
+            )
+        if asked == "best" and self.data.split.validation == 0:
+            yield (
+                ("evaluate", "checkpoints"),
+                "found best; nothing tells which is (data.split.validation: 0); hold some text out, or say last",
+            )
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Job:
@@ -449,7 +484,12 @@ def frozen_job(run: Run) -> Job:
 
 def frozen_any_job(run: Run) -> AnyJob:
     """The job of a run directory, whichever it is."""
-    data = run.resolved()["job"]
+    return any_job_in(run.resolved(), run)
+
+
+def any_job_in(resolved: Mapping[str, Any], run: Run) -> AnyJob:
+    """The same, of what its resolved.json says."""
+    data = resolved["job"]
     return source.check(data, kind_of(data), str(run.resolved_json), {})
 
 

@@ -7,14 +7,19 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from hpcllm.job.own_stage import OwnStage
 from hpcllm.job.spec import AnyJob, frozen_any_job
-from hpcllm.launch.pipeline import Stage, find_stage, own_stage
+from hpcllm.launch.pipeline import Stage, own_stage, stages
 from hpcllm.run_directory import Run, read_json
 
 
-def is_current(run: Run, stage: Stage, record: Mapping[str, Any]) -> bool:
-    """Whether what a record calls done is done for this job and by this code, and its files are still there."""
-    return bool(record["key"] == stage_key(run, stage) and all((run.root / name).exists() for name in stage.makes))
+def is_current(run: Run, stage: Stage, record: Mapping[str, Any], key: str | None = None) -> bool:
+    """Whether what a record calls done is done for this job and by this code, and its files are still there.
+
+    `key`: the stage's, where it is known.
+    """
+    current = record["key"] == (key or stage_key(run, stage))
+    return bool(current and all((run.root / name).exists() for name in stage.makes))
 
 
 def stage_key(run: Run, stage: Stage) -> str:
@@ -24,11 +29,28 @@ def stage_key(run: Run, stage: Stage) -> str:
 
 def key_of(plain_job: Mapping[str, Any], software: Mapping[str, Any], job: AnyJob, stage: Stage) -> str:
     """The same of what resolved.json and software.json hold, or will hold."""
-    own = own_stage(job, stage)
+    return keys_of(plain_job, software, job)[stage.name]
+
+
+def keys_of(plain_job: Mapping[str, Any], software: Mapping[str, Any], job: AnyJob) -> dict[str, str]:
+    """The key of every stage by its name."""
+    keys: dict[str, str] = {}
+    for stage in stages(job):  # each behind those that it waits for
+        keys[stage.name] = _key(plain_job, software, own_stage(job, stage), stage, keys)
+    return keys
+
+
+def _key(
+    plain_job: Mapping[str, Any],
+    software: Mapping[str, Any],
+    own: OwnStage | None,
+    stage: Stage,
+    before: Mapping[str, str],
+) -> str:
     inputs = {
         "read": {section: plain_job.get(section) for section in stage.reads},
         "program": [stage.program, dict(stage.options)],
-        "after": [key_of(plain_job, software, job, find_stage(job, name)) for name in stage.after],
+        "after": [before[name] for name in stage.after],
         "code": software.get("code_sha256"),
     }
     if own:  # our own code does not matter to it

@@ -24,9 +24,10 @@ from hpcllm.launch.submission.ahead import Ahead, Queued, ahead, own_queue
 from hpcllm.launch.submission.before import findings
 from hpcllm.launch.submission.chain import SEPARATOR, Link, chain_length, rest_of_chain
 from hpcllm.launch.submission.finding import Finding, raise_refusals
+from hpcllm.launch.tracking.on_disk import submitted
 from hpcllm.launch.tracking.slurm import scancel
 from hpcllm.launch.tracking.states import ALIVE
-from hpcllm.launch.tracking.track import StageStatus, look, submitted
+from hpcllm.launch.tracking.track import StageStatus, look
 from hpcllm.plan.plan import read_plan
 from hpcllm.run_directory import Run, write_json
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from hpcllm.errors import HpcllmError, UserError
 from hpcllm.launch.submission.chain import SEPARATOR
+from hpcllm.launch.tracking.on_disk import submitted
 from hpcllm.launch.tracking.slurm import slurm
 from hpcllm.launch.tracking.states import STATES
-from hpcllm.launch.tracking.track import submitted
 from hpcllm.run_directory import Run
 
 # sacct(1). A job's own row, then a row for each of its steps; memory is known of the steps alone.

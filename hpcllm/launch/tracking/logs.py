@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from hpcllm.errors import HpcllmError
@@ -37,19 +39,30 @@ def errors(run: Run, stage_name: str | None = None) -> str:
 
 def log_files(run: Run, stage_id: str) -> list[Path]:
     """The logs of a stage's attempts, oldest first."""
-    found = [path for path in run.logs.glob(f"{stage_id}.*.log") if path.name.split(".")[-2].isdecimal()]
-    return sorted(found, key=lambda path: int(path.name.split(".")[-2]))
+    return logs_by_stage(run).get(stage_id, [])
 
 
-def last_words(run: Run, stage_id: str) -> str:
+def logs_by_stage(run: Run) -> dict[str, list[Path]]:
+    """The logs of every stage's attempts, by its id, oldest first; its folder is read once."""
+    names = os.listdir(run.logs) if run.logs.is_dir() else []
+    found = [(int(matched[2]), matched[1]) for name in names if (matched := _LOG.fullmatch(name))]
+    by_stage: dict[str, list[Path]] = {}
+    for attempt, stage_id in sorted(found):
+        by_stage.setdefault(stage_id, []).append(run.log(stage_id, attempt))
+    return by_stage
+
+
+_LOG = re.compile(r"(.+)\.(\d+)\.log")
+
+
+def last_words(paths: Sequence[Path]) -> str:
     """The end of the latest attempt's log; nothing where there is none."""
-    paths = log_files(run, stage_id)
     return tail(paths[-1]) if paths else ""
 
 
-def earlier_attempts(run: Run, stage_id: str) -> tuple[str, ...]:
-    """How each attempt before the latest ended, oldest first: a word of _ENDS, or `failed`."""
-    return tuple(_end_of(tail(path)) for path in log_files(run, stage_id)[:-1])
+def ends_of(earlier: Sequence[Path]) -> tuple[str, ...]:
+    """How each of these attempts ended, by its log: a word of _ENDS, or `failed`."""
+    return tuple(_end_of(tail(path)) for path in earlier)
 
 
 # By what Slurm wrote into a log, then what preflight did, then its script.

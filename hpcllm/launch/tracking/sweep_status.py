@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hpcllm.launch.sweep import Sweep
-from hpcllm.launch.tracking.slurm import Answer, ask, scancel
+from hpcllm.launch.tracking.slurm import scancel
 from hpcllm.launch.tracking.states import ALIVE
-from hpcllm.launch.tracking.track import RunStatus, asked_of, jobs_of, look, with_all_after
+from hpcllm.launch.tracking.track import RunStatus, jobs_of, look_at_all, with_all_after
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,8 @@ class SweepStatus:
 
 def look_at(sweep: Sweep) -> SweepStatus:
     """Every run in order, by one query of each source for all jobs."""
-    asked = list(dict.fromkeys(job_id for run in sweep.runs for job_id in asked_of(run)))
-    answer = ask(asked) if asked else Answer({})
-    return SweepStatus(tuple(look(run, answer) for run in sweep.runs), answer.silence)
+    found = look_at_all(sweep.runs)
+    return SweepStatus(tuple(found), found[0].silence)
 
 
 def cancel_all(sweep: Sweep, stage_name: str | None = None) -> str:

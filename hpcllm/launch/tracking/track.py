@@ -8,7 +8,7 @@ import shlex
 import signal
 import socket
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,8 @@ from hpcllm.launch.pipeline import Stage, find_stage, stages
 from hpcllm.launch.process import writer_lives
 from hpcllm.launch.submission.chain import rest_of_chain
 from hpcllm.launch.tracking.failure import first_failure
-from hpcllm.launch.tracking.logs import earlier_attempts, last_words, log_files, progress_in, tail
+from hpcllm.launch.tracking.logs import ends_of, last_words, progress_in, tail
+from hpcllm.launch.tracking.on_disk import OnDisk, submitted, unfinished_job_id
 from hpcllm.launch.tracking.slurm import Answer, SlurmJob, ask, scancel
 from hpcllm.launch.tracking.states import ALIVE, Program, State, advice, state_in, wait_of
 from hpcllm.run_directory import Run, read_json
@@ -69,36 +70,27 @@ def status(run: Run) -> list[StageStatus]:
     return list(look(run).stages)
 
 
-def look(run: Run, answer: Answer | None = None) -> RunStatus:
-    """Every stage in order, by one query of each source for all jobs, and whether Slurm answered.
+def look(run: Run) -> RunStatus:
+    """Every stage in order, by one query of each source for all jobs, and whether Slurm answered."""
+    return look_at_all([run])[0]
 
-    `answer`: what it said already, of the jobs of several runs (`asked_of`) at once.
-    """
-    rows = stages(frozen_any_job(run))
-    job_ids = {name: ids[-1] for name, ids in submitted(run).items() if ids}
-    if answer is None:
-        asked = asked_of(run)
-        answer = ask(asked) if asked else Answer({})
+
+def look_at_all(runs: Iterable[Run]) -> list[RunStatus]:
+    """The same of several runs, by one query of each source for the jobs of all of them."""
+    read = [OnDisk.of(run) for run in runs]
+    asked = list(dict.fromkeys(job_id for found in read for job_id in found.asked))
+    answer = ask(asked) if asked else Answer({})
+    return [_seen(found, answer) for found in read]
+
+
+def _seen(disk: OnDisk, answer: Answer) -> RunStatus:
     found: dict[str, StageStatus] = {}
-    for stage in rows:
+    for stage in disk.stages:
         before = [found[name] for name in stage.after if found[name].state != "done"]
-        now = _status_of(run, stage, job_ids.get(stage.name), answer, before)
-        now = _out_of_date(run, stage, now) if _is_outdated(run, stage, now) else now
-        found[stage.name] = replace(now, earlier=earlier_attempts(run, stage.id))
+        now = _status_of(disk, stage, answer, before)
+        now = _out_of_date(disk, stage, now) if _is_outdated(disk, stage, now) else now
+        found[stage.name] = replace(now, earlier=ends_of(disk.attempts(stage)[:-1]))
     return RunStatus(tuple(found.values()), answer.silence)
-
-
-def asked_of(run: Run) -> list[str]:
-    """The ids of the jobs that tell how a run is: the latest of each stage, by whomever it was submitted."""
-    job_ids = [ids[-1] for ids in submitted(run).values() if ids]
-    by_hand = [own for stage in stages(frozen_any_job(run)) if (own := _unfinished_job_id(_record(run, stage)))]
-    return list(dict.fromkeys([*job_ids, *by_hand]))
-
-
-def submitted(run: Run) -> dict[str, list[str]]:
-    """The Slurm job ids of each stage, oldest first (jobs.json); several jobs in turn are a chain, `5:6:7`."""
-    jobs: dict[str, list[str]] = read_json(run.jobs_json) if run.jobs_json.exists() else {}
-    return jobs
 
 
 def cancel(run: Run, stage_name: str | None = None) -> str:
@@ -137,59 +129,56 @@ def with_all_after(run: Run, stage_name: str | None) -> Collection[str]:
 # ---- one stage -------------------------------------------------------------------------------------------------------
 
 
-def _status_of(run: Run, stage: Stage, job_id: str | None, answer: Answer, before: list[StageStatus]) -> StageStatus:
+def _status_of(disk: OnDisk, stage: Stage, answer: Answer, before: list[StageStatus]) -> StageStatus:
     """`before`: the stages that it still waits for."""
-    record = _record(run, stage)
-    job, own = (answer.jobs.get(one or "") for one in (job_id, _unfinished_job_id(record)))
+    record, job_id = disk.record(stage), disk.job_ids.get(stage.name)
+    job, own = (answer.jobs.get(one or "") for one in (job_id, unfinished_job_id(record)))
     if answer.silence:
         job, own = (one if one and not _is_behind(one, record) else None for one in (job, own))
     if job and not job.forgotten and not _is_newer(record, job):
-        return _by_slurm(run, stage, job, record, before)
+        return _by_slurm(disk, stage, job, record, before)
     if own and not own.forgotten and not _is_over_in(own, record):
-        return _by_slurm(run, stage, own, record, before)
+        return _by_slurm(disk, stage, own, record, before)
     if record:
-        return _by_record(run, stage, job_id, record)
-    if job and time.time() - run.jobs_json.stat().st_mtime > FORGOTTEN_AFTER_S:
-        return _advised(run, stage, StageStatus(stage.name, job_id, job.state, reason=job.reason, after=stage.after))
+        return _by_record(disk, stage, job_id, record)
+    if job and time.time() - disk.run.jobs_json.stat().st_mtime > FORGOTTEN_AFTER_S:
+        return _advised(disk, stage, StageStatus(stage.name, job_id, job.state, reason=job.reason, after=stage.after))
     state: State = "waiting" if before or not job_id else "pending"
     return StageStatus(stage.name, job_id, state, reason="" if job_id else "not submitted", after=stage.after)
 
 
-def _is_newer(record: dict[str, Any], job: SlurmJob) -> bool:
+def _is_newer(record: Mapping[str, Any], job: SlurmJob) -> bool:
     """Whether the stage ran since that job ended, in the foreground or by a script submitted by hand."""
     return bool(record and record["job_id"] != job.job_id and job.end_s is not None and record["start"] > job.end_s)
 
 
-def _is_behind(job: SlurmJob, record: dict[str, Any]) -> bool:
+def _is_behind(job: SlurmJob, record: Mapping[str, Any]) -> bool:
     """Whether the stage knows more than accounting, which hears nothing new while no controller tells it."""
     told = record.get("job_id") == job.job_id and record["outcome"] in ("running", "done", "failed")
     return told and job.state in ALIVE
 
 
-def _unfinished_job_id(record: dict[str, Any]) -> str | None:
-    """The job that wrote a record, where it may be queued or running: a job by hand stands in no jobs.json."""
-    return record["job_id"] if record.get("outcome") in ("running", "interrupted") else None
-
-
-def _is_over_in(job: SlurmJob, record: dict[str, Any]) -> bool:
+def _is_over_in(job: SlurmJob, record: Mapping[str, Any]) -> bool:
     """Whether the stage has ended since that job began: in an allocation that goes on without it."""
     begun = job.start_s is not None and job.state != "pending"
     return bool(record["end"] and begun and job.start_s <= record["end"])
 
 
-def _is_outdated(run: Run, stage: Stage, now: StageStatus) -> bool:
+def _is_outdated(disk: OnDisk, stage: Stage, now: StageStatus) -> bool:
     """Whether what is done was done for another job or by other code, or was deleted. A command has no key."""
-    record = _record(run, stage) if now.state == "done" else {}
-    return bool(record) and record["key"] is not None and not is_current(run, stage, record)
+    record = disk.record(stage) if now.state == "done" else {}
+    return bool(record and record["key"]) and not is_current(disk.run, stage, record, disk.keys[stage.name])
 
 
-def _out_of_date(run: Run, stage: Stage, done: StageStatus) -> StageStatus:
+def _out_of_date(disk: OnDisk, stage: Stage, done: StageStatus) -> StageStatus:
     reason = "done for another job or by other code, or its files were deleted"
-    return _advised(run, stage, replace(done, state="out of date", reason=reason))
+    return _advised(disk, stage, replace(done, state="out of date", reason=reason))
 
 
-def _by_slurm(run: Run, stage: Stage, job: SlurmJob, record: dict[str, Any], before: list[StageStatus]) -> StageStatus:
-    state = _state(run, stage, job, before)
+def _by_slurm(
+    disk: OnDisk, stage: Stage, job: SlurmJob, record: Mapping[str, Any], before: list[StageStatus]
+) -> StageStatus:
+    state = _state(disk, stage, job, before)
     waits = state in ("waiting", "pending", "stuck")
     end_s = time.time() if state == "running" else job.end_s
     elapsed_s = end_s - job.start_s if end_s is not None and job.start_s is not None and not waits else None
@@ -201,16 +190,16 @@ def _by_slurm(run: Run, stage: Stage, job: SlurmJob, record: dict[str, Any], bef
         since,
         elapsed_s,
         job.nodes,
-        job.tasks or _progress(run, stage, state),
-        _why(run, stage, job, state, record, before),
+        job.tasks or _progress(disk, stage, state),
+        _why(disk, stage, job, state, record, before),
         after=stage.after,
         expected_start=job.start_s if state == "pending" else None,
         restarts=job.restarts,
     )
-    return _advised(run, stage, found, job.reason)
+    return _advised(disk, stage, found, job.reason)
 
 
-def _state(run: Run, stage: Stage, job: SlurmJob, before: list[StageStatus]) -> State:
+def _state(disk: OnDisk, stage: Stage, job: SlurmJob, before: list[StageStatus]) -> State:
     """Ours, by Slurm's, its reason, the exit code, and what slurmstepd wrote."""
     if job.state == "pending":
         row = wait_of(job.reason)
@@ -218,12 +207,14 @@ def _state(run: Run, stage: Stage, job: SlurmJob, before: list[StageStatus]) -> 
     if job.state == "failed" and job.exit_code == 75:
         return "interrupted"
     if job.state == "failed":
-        said = state_in(tail(run.slurm_log(stage.id)) + last_words(run, stage.id))
+        said = state_in(tail(disk.run.slurm_log(stage.id)) + last_words(disk.attempts(stage)))
         return "out of memory" if said == "out of memory" else "failed"
     return job.state
 
 
-def _why(run: Run, stage: Stage, job: SlurmJob, state: State, record: dict[str, Any], before: list[StageStatus]) -> str:
+def _why(
+    disk: OnDisk, stage: Stage, job: SlurmJob, state: State, record: Mapping[str, Any], before: list[StageStatus]
+) -> str:
     """Why it waits, in Slurm's words and ours, or why it ended, in the stage's own or those of the rank that failed."""
     if state in ("pending", "stuck"):
         row = wait_of(job.reason)
@@ -233,7 +224,7 @@ def _why(run: Run, stage: Stage, job: SlurmJob, state: State, record: dict[str, 
     if state == "cancelled":
         return _why_cancelled(job, before)
     said = str(record["message"]) if record.get("job_id") == job.job_id else ""
-    words = said or _failed_rank(run, stage, job.start_s) or _exit_words(job.exit_code)
+    words = said or _failed_rank(disk, stage, job.start_s) or _exit_words(job.exit_code)
     return f"{job.reason}: {words}" if job.tasks else words
 
 
@@ -245,9 +236,9 @@ def _why_cancelled(job: SlurmJob, before: list[StageStatus]) -> str:
     return f"by {job.cancelled_by}" if job.cancelled_by else ""
 
 
-def _failed_rank(run: Run, stage: Stage, since: float | None) -> str:
+def _failed_rank(disk: OnDisk, stage: Stage, since: float | None) -> str:
     """The first rank that failed, of an attempt that wrote its log since then."""
-    logs = [path for path in log_files(run, stage.id) if path.stat().st_mtime >= (since or 0) - 1]
+    logs = [path for path in disk.attempts(stage) if path.stat().st_mtime >= (since or 0) - 1]
     failure = first_failure(tail(logs[-1])) if logs else None
     return str(failure) if failure else ""
 
@@ -258,19 +249,19 @@ def _exit_words(code: int | None) -> str:
     return f"killed by signal {code - 128}" if code > 128 else f"exit code {code}"
 
 
-def _by_record(run: Run, stage: Stage, job_id: str | None, record: dict[str, Any]) -> StageStatus:
+def _by_record(disk: OnDisk, stage: Stage, job_id: str | None, record: Mapping[str, Any]) -> StageStatus:
     state: State = record["outcome"]
     reason = record["message"]
-    path = run.state_json(stage.id)
+    path = disk.run.state_json(stage.id)
     if state == "running" and not writer_lives(path, record):
-        state, reason = _killed(run, stage, record)
+        state, reason = _killed(disk, stage, record)
     if state == "failed" and not reason:
-        reason = _failed_rank(run, stage, record["start"]) or _exit_words(record["exit_code"])
+        reason = _failed_rank(disk, stage, record["start"]) or _exit_words(record["exit_code"])
     end_s = record["end"] or (time.time() if state == "running" else path.stat().st_mtime)
     since = record["start"] if state == "running" else end_s
-    progress = _progress(run, stage, state)
+    progress = _progress(disk, stage, state)
     return _advised(
-        run,
+        disk,
         stage,
         StageStatus(
             stage.name,
@@ -287,35 +278,29 @@ def _by_record(run: Run, stage: Stage, job_id: str | None, record: dict[str, Any
     )
 
 
-def _killed(run: Run, stage: Stage, record: dict[str, Any]) -> tuple[State, str]:
+def _killed(disk: OnDisk, stage: Stage, record: Mapping[str, Any]) -> tuple[State, str]:
     """What became of a stage that had no time to say so: slurmstepd may have written it into the job's log."""
-    path = run.slurm_log(stage.id)
+    path = disk.run.slurm_log(stage.id)
     spoken = path.exists() and path.stat().st_mtime >= record["start"]
     state = state_in(tail(path)) if spoken else None
     return (state, "by the job's log") if state else ("failed", f"killed on {record['host']} without a word")
 
 
-def _advised(run: Run, stage: Stage, found: StageStatus, reason: str = "") -> StageStatus:
+def _advised(disk: OnDisk, stage: Stage, found: StageStatus, reason: str = "") -> StageStatus:
     """With what to do; a run that was rendered for this machine goes on by `hpcllm run`."""
-    words = {"RUN": shlex.quote(str(run.root)), "STAGE": found.stage, "JOB": found.job_id or "JOB"}
-    text = advice(found.state, reason, _program(run, stage))
-    if run.resolved()["profile"]["scheduler"]["kind"] == "local":
+    words = {"RUN": shlex.quote(str(disk.run.root)), "STAGE": found.stage, "JOB": found.job_id or "JOB"}
+    text = advice(found.state, reason, _program(disk, stage))
+    if disk.resolved["profile"]["scheduler"]["kind"] == "local":
         text = text.replace("hpcllm submit", "hpcllm run")
     return replace(found, advice=re.sub(r"\b(RUN|STAGE|JOB)\b", lambda word: words[word[0]], text))
 
 
-def _program(run: Run, stage: Stage) -> Program:
-    return "" if stage.program else "frozen" if run.command.exists() else "own"
-
-
-def _record(run: Run, stage: Stage) -> dict[str, Any]:
-    path = run.state_json(stage.id)
-    record: dict[str, Any] = read_json(path) if path.exists() else {}
-    return record
+def _program(disk: OnDisk, stage: Stage) -> Program:
+    return "" if stage.program else "frozen" if disk.run.command.exists() else "own"
 
 
 def _tell_to_stop(run: Run, found: StageStatus) -> bool:
-    record = _record(run, find_stage(frozen_any_job(run), found.stage))
+    record = read_json(run.state_json(find_stage(frozen_any_job(run), found.stage).id))
     if record["host"] != socket.gethostname():
         return False
     try:
@@ -325,5 +310,5 @@ def _tell_to_stop(run: Run, found: StageStatus) -> bool:
     return True
 
 
-def _progress(run: Run, stage: Stage, state: State) -> str:
-    return progress_in(last_words(run, stage.id)) if state == "running" else ""
+def _progress(disk: OnDisk, stage: Stage, state: State) -> str:
+    return progress_in(last_words(disk.attempts(stage))) if state == "running" else ""
