@@ -16,8 +16,7 @@ import argparse
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,7 @@ import torch
 import torch.distributed as dist
 from machine import write
 from ranks import in_one_node, lab_of_two_nodes, on_two_nodes
-from ratios import Ratio, ratio_of
+from turns import Call, Ratio, ratio_of, take_turns
 
 KB, MB = 1000, 1_000_000
 SIZES = {  # bytes of fp32: of the tensor that is reduced, of the whole that is gathered or scattered
@@ -42,12 +41,9 @@ BARS = {  # of the median, by where and peer, for an all-reduce of 100 MB
     "one node": {"gloo": 2.0, "MPI": 1.4},
     "two nodes": {"gloo": 1.2},
 }
-FEWEST, MOST = 11, 400  # turns at one size
 SIZE_S, QUICK_SIZE_S = 3.0, 0.7  # about as long at one size
 CALLS_BYTES = 128 * KB  # small messages are timed several in a row
 MOST_CALLS = 20
-
-Call = Callable[[], object]
 
 
 def main() -> None:
@@ -89,7 +85,7 @@ def _measure(path: Path, sizes: tuple[str, ...], collectives: tuple[str, ...], f
             whole = torch.empty(SIZES[size] // 4 // world.size * world.size)
             calls = _calls(collective, whole, world, gloo)
             repeats = max(1, min(MOST_CALLS, CALLS_BYTES // SIZES[size]))
-            times = _interleaved_s(calls, repeats, world, for_s)
+            times = take_turns(calls, repeats, world, for_s)
             rows.append({"collective": collective, "size": size, "ranks": world.size, "times_s": times})
     if world.rank == 0:
         path.write_text(json.dumps(rows))
@@ -134,29 +130,6 @@ def _check(name: str, call: Call, whole: torch.Tensor, mine: torch.Tensor, resul
     right = 1.0 if name.startswith("all_gather") else float(world.size)
     if not bool((result == right).all()):
         raise SystemExit(f"{name}: a wrong result; a time of it means nothing")
-
-
-def _interleaved_s(calls: Mapping[str, Call], repeats: int, world: Any, for_s: float) -> dict[str, list[float]]:
-    """Seconds of a call, of the slowest rank, turn by turn. Each turn begins with another of them."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
-    for name in names:
-        _timed_s(calls[name], 1, world)  # makes connections, touches memory
-    turn_s = min(sum(_timed_s(calls[name], repeats, world) for name in names) for _ in range(3))
-    turns = world.broadcast(max(FEWEST, min(MOST, int(for_s / turn_s))))
-    for turn in range(turns):
-        for place in range(len(names)):
-            name = names[(turn + place) % len(names)]
-            times[name].append(_timed_s(calls[name], repeats, world))
-    return {name: [max(of_ranks) for of_ranks in zip(*world.all_gather(times[name]), strict=True)] for name in names}
-
-
-def _timed_s(call: Call, repeats: int, world: Any) -> float:
-    world.barrier()
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    return (time.perf_counter() - start) / repeats
 
 
 # ---- what it comes to ------------------------------------------------------------------------------------------------
