@@ -130,6 +130,14 @@ def check(data: Any, model: type[Model], file: str, places: Places) -> Model:
     return whole(examine(Document(data, places), model, file))
 
 
+def frozen(data: Any, model: type[Model], file: str) -> Model:
+    """What was checked before it was written down, so that only a damaged file has mistakes. Raises SourceError."""
+    try:
+        return model.model_validate(data)
+    except ValidationError:
+        return check(data, model, file, {})
+
+
 def whole(examined: Examined[Model]) -> Model:
     """The record of a document without mistakes. Raises SourceError with all of them."""
     if examined.problems or examined.record is None:

@@ -214,7 +214,7 @@ def _no_such(path: Path, name: str) -> str:
 
 def frozen_profile(run: Run) -> Profile:
     """The profile of a run directory."""
-    return source.check(run.resolved()["profile"], Profile, str(run.resolved_json), {})
+    return source.frozen(run.resolved()["profile"], Profile, str(run.resolved_json))
 
 
 def shipped_profiles() -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 State = Literal[
@@ -161,6 +162,7 @@ _LAST_WORDS: tuple[tuple[State, re.Pattern[str]], ...] = (
 )
 
 
+@cache
 def wait_of(reason: str) -> Wait | None:
     """The row of a reason such as `ReqNodeNotAvail, UnavailableNodes:n2`; None for one that the table has not."""
     word = reason.split(",")[0].split("(")[0].strip()
