@@ -30,19 +30,23 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from mpi4py import MPI
 from torch import Tensor
+from torch._C._distributed_c10d import DebugLevel, get_debug_level
 from torch.distributed import ReduceOp
 
-from hpcllm.parallel.mpi_buffers import REDUCTIONS, even, flat_rows, flat_view, fold, joined, spec
-from hpcllm.parallel.mpi_work import Collective, Message
+from hpcllm.parallel.mpi_buffers import REDUCTIONS, flat_rows, flat_view, spec, together
+from hpcllm.parallel.mpi_paths import find_paths
+from hpcllm.parallel.mpi_waiting import Call, CollectiveMismatch, CollectiveTimeout
+from hpcllm.parallel.mpi_work import Collective, Finished, Message
 
 NAME = "mpi4py"
-PIECE_BYTES = 4 * 2**20  # of a tensor that is reduced at a time: scratch memory stays in the cache and is used again
 GRACE_S = 5.0  # for the others to fail by themselves, before a failed rank ends them
 
 _alive: set[MpiProcessGroup] = set()
@@ -51,10 +55,16 @@ _alive: set[MpiProcessGroup] = set()
 class MpiProcessGroup(dist.ProcessGroup):
     """A process group over one MPI communicator. Made by `init_process_group("mpi4py")` and `new_group`."""
 
-    def __init__(self, comm: MPI.Intracomm) -> None:
+    def __init__(self, comm: MPI.Intracomm, timeout: timedelta) -> None:
         super().__init__(comm.rank, comm.size)  # type: ignore[call-arg]  # the form for subclasses
         self._comm = comm
+        self._paths = find_paths(comm)
+        self._timeout = timeout
+        self._number = 0  # of collectives asked for
+        self._checks = get_debug_level() == DebugLevel.DETAIL
+        self._broken: Exception | None = None
         self._asked: queue.Queue[Collective | None] = queue.Queue()
+        self._running = threading.Lock()
         self._messages: list[Message] = []
         self._group_name, self._group_desc = "", ""
         self._start_thread()
@@ -62,34 +72,45 @@ class MpiProcessGroup(dist.ProcessGroup):
     # Collectives. torch calls them with lists of one tensor (or of several, where it coalesces).
 
     def allreduce(self, tensors: list[Tensor], opts: Any = None) -> dist.Work:
-        op = _operation(opts, tensors)
-        return self._ask(lambda: _each(self._all_reduce, tensors, op=op), tensors)
+        op, factor = _operation(opts, tensors)
+        return self._ask("all_reduce", opts, tensors, lambda: _each(self._all_reduce, tensors, op=op, factor=factor))
 
     allreduce_coalesced = allreduce
 
     def reduce(self, tensors: list[Tensor], opts: Any) -> dist.Work:
-        op = _operation(opts, tensors)
-        return self._ask(lambda: _each(self._reduce, tensors, op=op, root=opts.rootRank), tensors)
+        op, factor = _operation(opts, tensors)
+        return self._ask(
+            "reduce",
+            opts,
+            tensors,
+            lambda: _each(self._reduce, tensors, op=op, factor=factor, root=opts.rootRank),
+        )
 
     def broadcast(self, tensors: list[Tensor], opts: Any) -> dist.Work:
-        return self._ask(lambda: _each(self._broadcast, tensors, root=opts.rootRank), tensors)
+        return self._ask("broadcast", opts, tensors, lambda: _each(self._broadcast, tensors, root=opts.rootRank))
 
     def allgather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any = None) -> dist.Work:
-        return self._ask(lambda: _each(self._all_gather, outputs, inputs), [t for row in outputs for t in row])
+        every = [tensor for row in outputs for tensor in row]
+        return self._ask("all_gather", opts, every, lambda: _each(self._all_gather, outputs, inputs))
 
     def allgather_coalesced(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any = None) -> dist.Work:
         by_input = [list(column) for column in zip(*outputs, strict=True)]  # outputs hold a list for each rank
-        return self.allgather(by_input, inputs)
+        return self.allgather(by_input, inputs, opts)
 
     def all_gather_single(self, output: Tensor, input: Tensor, opts: Any = None) -> dist.Work:
-        return self.all_gather_single_coalesced([output], [input])
+        return self.all_gather_single_coalesced([output], [input], opts)
 
     def all_gather_single_coalesced(self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None) -> dist.Work:
-        return self._ask(lambda: _each(self._all_gather_single, outputs, inputs), outputs)
+        return self._ask("all_gather", opts, outputs, lambda: _each(self._all_gather_single, outputs, inputs))
 
     def reduce_scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], opts: Any = None) -> dist.Work:
-        op = _operation(opts, outputs)
-        return self._ask(lambda: _each(self._reduce_scatter, outputs, inputs, op=op), outputs)
+        op, factor = _operation(opts, outputs)
+        return self._ask(
+            "reduce_scatter",
+            opts,
+            outputs,
+            lambda: _each(self._reduce_scatter, outputs, inputs, op=op, factor=factor),
+        )
 
     def reduce_scatter_single(self, output: Tensor, input: Tensor, opts: Any = None) -> dist.Work:
         return self.reduce_scatter_single_coalesced([output], [input], opts)
@@ -97,30 +118,35 @@ class MpiProcessGroup(dist.ProcessGroup):
     def reduce_scatter_single_coalesced(
         self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None
     ) -> dist.Work:
-        op = _operation(opts, outputs)
-        return self._ask(lambda: _each(self._reduce_scatter_single, outputs, inputs, op=op), outputs)
+        for output, tensor in zip(outputs, inputs, strict=True):
+            _same_size(tensor, output.numel() * self.size())
+        rows = [list(tensor.contiguous().view(self.size(), -1)) for tensor in inputs]
+        return self.reduce_scatter(outputs, rows, opts)
 
     def gather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any) -> dist.Work:
         rows = outputs or [[] for _ in inputs]  # empty but on the root
-        return self._ask(
-            lambda: _each(self._gather, rows, inputs, root=opts.rootRank), [t for row in rows for t in row]
-        )
+        every = [tensor for row in rows for tensor in row]
+        return self._ask("gather", opts, every, lambda: _each(self._gather, rows, inputs, root=opts.rootRank))
 
     def scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], opts: Any) -> dist.Work:
         rows = inputs or [[] for _ in outputs]
-        return self._ask(lambda: _each(self._scatter, outputs, rows, root=opts.rootRank), outputs)
+        return self._ask("scatter", opts, outputs, lambda: _each(self._scatter, outputs, rows, root=opts.rootRank))
 
     def alltoall(self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None) -> dist.Work:
-        return self._ask(lambda: self._all_to_all(outputs, inputs), outputs)
+        return self._ask("all_to_all", opts, outputs, lambda: self._all_to_all(outputs, inputs))
 
     def all_to_all_single(
         self, output: Tensor, input: Tensor, output_splits: list[int], input_splits: list[int], opts: Any = None
     ) -> dist.Work:
         outputs, inputs = self._rows(output, output_splits), self._rows(input, input_splits)
-        return self._ask(lambda: self._all_to_all(outputs, inputs), [output])
+        return self._ask("all_to_all", opts, [output], lambda: self._all_to_all(outputs, inputs))
 
     def barrier(self, opts: Any = None) -> dist.Work:
-        return self._ask(self._comm.Barrier, [])
+        return self._ask("barrier", opts, [], self._barrier)
+
+    def monitored_barrier(self, timeout: timedelta | None = None, wait_all_ranks: bool = False) -> None:
+        """A barrier whose error names the ranks that did not come. (`dist.monitored_barrier` takes gloo alone.)"""
+        self._ask("barrier", _Blocking(timeout or self._timeout), [], self._barrier).wait()
 
     # The names that torch had for some of them before 2.13.
     _allgather_base = all_gather_single
@@ -133,99 +159,128 @@ class MpiProcessGroup(dist.ProcessGroup):
 
     def send(self, tensors: list[Tensor], destination: int, tag: int) -> dist.Work:
         flat = _checked(tensors)[0].detach().contiguous()
-        return self._sent(Message(self._comm.Isend(spec(flat), destination, tag), flat))
+        return self._sent(self._comm.Isend(spec(flat), destination, tag), flat, None, f"send to rank {destination}")
 
     def recv(self, tensors: list[Tensor], source: int, tag: int) -> dist.Work:
         tensor = _checked(tensors)[0].detach()
         flat = tensor.contiguous()
-        return self._sent(Message(self._comm.Irecv(spec(flat), source, tag), flat, tensor))
+        who = "any rank" if source == MPI.ANY_SOURCE else f"rank {source}"
+        return self._sent(self._comm.Irecv(spec(flat), source, tag), flat, tensor, f"receive from {who}, tag {tag}")
 
     def recv_anysource(self, tensors: list[Tensor], tag: int) -> dist.Work:
         return self.recv(tensors, MPI.ANY_SOURCE, tag)
 
-    def _sent(self, message: Message) -> dist.Work:
+    def _sent(self, request: MPI.Request, flat: Tensor, received: Tensor | None, words: str) -> dist.Work:
+        message = Message(request, flat, received, f"{words} of group {self._title}", self._timeout.total_seconds())
         self._messages = [other for other in self._messages if not other.is_completed()] + [message]
         return message
 
-    # What the thread does.
+    # What is done with one tensor, in the group's thread or in the caller's.
 
-    def _all_reduce(self, tensor: Tensor, op: Any) -> None:
+    def _all_reduce(self, tensor: Tensor, op: Any, factor: Any) -> None:
+        if tensor.layout == torch.sparse_coo:
+            tensor.copy_(self._sparse_total(tensor))
+            return
         with flat_view(tensor) as flat:
-            for piece in flat.split(_piece(flat)):
-                counts = even(piece.numel(), self.size())
-                self._reduce_slices(piece, counts, op, out=piece.split(counts)[self.rank()])
-                self._comm.Allgatherv(MPI.IN_PLACE, spec(piece, counts))
+            words = self._say("all_reduce", op, flat)
+            if factor is not None:
+                flat.mul_(factor)
+            if self._paths.in_node:
+                self._paths.in_node.all_reduce(flat, op, words)
+            else:
+                (self._paths.across or self._paths.network).all_reduce(flat, op)
 
-    def _reduce(self, tensor: Tensor, op: Any, root: int) -> None:
-        with flat_view(tensor) as flat:
-            for piece in flat.split(_piece(flat)):
-                counts = even(piece.numel(), self.size())
-                mine = piece.new_empty(counts[self.rank()])
-                self._reduce_slices(piece, counts, op, out=mine)
-                self._comm.Gatherv(spec(mine), spec(piece, counts) if self.rank() == root else None, root)
+    def _sparse_total(self, tensor: Tensor) -> Tensor:
+        """The sum of all ranks' entries: each rank gets all of them, and adds in rank order."""
+        mine = tensor.coalesce()
+        numbers = torch.tensor([mine._nnz()])
+        counts = [torch.zeros_like(numbers) for _ in range(self.size())]
+        self._all_gather(counts, numbers)
+        indices = [mine.indices().new_empty(mine.indices().shape[0], int(count)) for count in counts]
+        values = [mine.values().new_empty(int(count), *mine.values().shape[1:]) for count in counts]
+        self._all_gather(indices, mine.indices())
+        self._all_gather(values, mine.values())
+        entries = torch.cat(indices, dim=1), torch.cat(values)
+        return torch.sparse_coo_tensor(*entries, tensor.shape, check_invariants=False).coalesce()
 
-    def _reduce_scatter_single(self, output: Tensor, input: Tensor, op: Any) -> None:
-        _same_size(input, output.numel() * self.size())
-        flat_input = input.contiguous().view(-1)
+    def _reduce(self, tensor: Tensor, op: Any, factor: Any, root: int) -> None:
+        with flat_view(tensor) as own:
+            words = self._say(f"reduce to {root}", op, own)
+            flat = own if factor is None else own * factor
+            if self._paths.in_node:
+                self._paths.in_node.reduce(flat, op, root, words)
+            else:
+                self._paths.network.reduce(flat, op, root)
+            if factor is not None and self.rank() == root:
+                own.copy_(flat)
+
+    def _reduce_scatter(self, output: Tensor, inputs: list[Tensor], op: Any, factor: Any) -> None:
+        parts = [tensor.reshape(-1) if factor is None else tensor.reshape(-1) * factor for tensor in inputs]
+        counts = [part.numel() for part in parts]
+        _same_size(output, counts[self.rank()])
+        words = self._say("reduce_scatter", op, output, counts)
         with flat_view(output) as flat:
-            start = 0
-            for piece in flat.split(max(1, _piece(flat) // self.size())):
-                starts = [rank * flat.numel() + start for rank in range(self.size())]
-                self._reduce_slices(flat_input, [piece.numel()] * self.size(), op, piece, starts)
-                start += piece.numel()
-
-    def _reduce_scatter(self, output: Tensor, inputs: list[Tensor], op: Any) -> None:
-        counts = [tensor.numel() for tensor in inputs]
-        with flat_view(output) as flat:
-            self._reduce_slices(joined(inputs), counts, op, out=flat)
-
-    def _reduce_slices(
-        self, flat: Tensor, counts: list[int], op: Any, out: Tensor, starts: list[int] | None = None
-    ) -> None:
-        """Reduce slice r of `flat` over the ranks into `out` of rank r. `out` may be that slice; the others stay."""
-        size, rank, mine = self.size(), self.rank(), counts[self.rank()]
-        starts = starts or [sum(counts[:peer]) for peer in range(size)]
-        own = flat[starts[rank] : starts[rank] + mine]
-        received = flat.new_empty(size - 1, mine)
-        sent = [count if peer != rank else 0 for peer, count in enumerate(counts)]
-        taken = [mine if peer != rank else 0 for peer in range(size)]
-        self._comm.Alltoallv(spec(flat, sent, starts), spec(received, taken))
-        fold(op, [*received[:rank], own, *received[rank:]], out, scratch=received[0] if size > 1 else own)
+            if self._paths.in_node:
+                self._paths.in_node.reduce_scatter(parts, flat, op, words)
+            else:
+                self._paths.network.reduce_scatter(together(parts), counts, flat, op)
 
     def _broadcast(self, tensor: Tensor, root: int) -> None:
         with flat_view(tensor) as flat:
-            self._comm.Bcast(spec(flat), root)
+            words = self._say(f"broadcast from {root}", None, flat)
+            if self._paths.in_node:
+                self._paths.in_node.broadcast(flat, root, words)
+            else:
+                self._paths.network.broadcast(flat, root)
 
     def _all_gather_single(self, output: Tensor, input: Tensor) -> None:
         _same_size(output, input.numel() * self.size())
         with flat_view(output) as flat:
-            mine = flat.view(self.size(), -1)[self.rank()]
-            if mine.data_ptr() != input.data_ptr():  # FSDP hands in a part of the output
-                mine.copy_(input.reshape(-1))
-            self._comm.Allgather(MPI.IN_PLACE, spec(flat))
+            self._gather_everywhere(list(flat.view(self.size(), -1)), flat, input.contiguous().view(-1))
 
     def _all_gather(self, outputs: list[Tensor], input: Tensor) -> None:
-        with flat_rows(outputs) as (flat, counts):
-            _same_size(input, counts[self.rank()])
-            self._comm.Allgatherv(spec(input.contiguous()), spec(flat, counts))
+        _same_size(input, outputs[self.rank()].numel())
+        with flat_rows(outputs, input) as (flat, counts):
+            self._gather_everywhere(list(flat.split(counts)), flat, input.contiguous().view(-1))
+
+    def _gather_everywhere(self, rows: list[Tensor], flat: Tensor, mine: Tensor) -> None:
+        """Every rank's tensor into its row; `mine` may be its own already (FSDP hands in a part of the output)."""
+        counts = [row.numel() for row in rows]
+        words = self._say("all_gather", None, mine, counts)
+        if self._paths.in_node:
+            self._paths.in_node.all_gather(rows, mine, words)
+            return
+        if rows[self.rank()].data_ptr() != mine.data_ptr():
+            rows[self.rank()].copy_(mine)
+        self._paths.network.all_gather(flat, counts)
 
     def _gather(self, outputs: list[Tensor], input: Tensor, root: int) -> None:
+        self._say(f"gather to {root}", None, input, [])
         if self.rank() != root:
-            self._comm.Gatherv(spec(input.contiguous()), None, root)
+            self._paths.network.gather(input.contiguous(), None, None, root)
             return
-        with flat_rows(outputs) as (flat, counts):
-            self._comm.Gatherv(spec(input.contiguous()), spec(flat, counts), root)
+        with flat_rows(outputs, input) as (flat, counts):
+            self._paths.network.gather(input.contiguous(), flat, counts, root)
 
     def _scatter(self, output: Tensor, inputs: list[Tensor], root: int) -> None:
-        counts = [tensor.numel() for tensor in inputs]
+        self._say(f"scatter from {root}", None, output, [])
         with flat_view(output) as flat:
-            source = spec(joined(inputs), counts) if self.rank() == root else None
-            self._comm.Scatterv(source, spec(flat), root)
+            mine = self.rank() == root
+            counts = [tensor.numel() for tensor in inputs] if mine else None
+            self._paths.network.scatter(together(inputs) if mine else None, counts, flat, root)
 
     def _all_to_all(self, outputs: list[Tensor], inputs: list[Tensor]) -> None:
+        self._say("all_to_all", None, inputs[0], [])
         counts = [tensor.numel() for tensor in inputs]
-        with flat_rows(outputs) as (flat, output_counts):
-            self._comm.Alltoallv(spec(joined(inputs), counts), spec(flat, output_counts))
+        with flat_rows(outputs, inputs[0]) as (flat, output_counts):
+            self._paths.network.all_to_all(together(inputs), counts, flat, output_counts)
+
+    def _barrier(self) -> None:
+        words = self._say("barrier", None, None)
+        if self._paths.in_node:
+            self._paths.in_node.barrier(words)
+        else:
+            self._paths.network.barrier()
 
     def _rows(self, tensor: Tensor, sizes: list[int]) -> list[Tensor]:
         """A tensor cut along its first dimension: one part a rank, equal ones where no sizes are given."""
@@ -233,13 +288,47 @@ class MpiProcessGroup(dist.ProcessGroup):
             raise ValueError(f"all_to_all: {tensor.shape[0]} rows cannot be cut into {self.size()} equal parts")
         return list(tensor.split(sizes or tensor.shape[0] // self.size()))
 
-    # The thread.
+    def _say(self, name: str, op: Any, like: Tensor | None, counts: list[int] | None = None) -> str:
+        """A collective in words, the same on all ranks. With TORCH_DISTRIBUTED_DEBUG=DETAIL they are compared."""
+        size = "" if like is None else f" {str(like.dtype)[6:]} {[like.numel()] if counts is None else counts}"
+        words = f"{name}{'' if op is None else f' by {op.name}'}{size}"
+        if self._checks:
+            self._paths.network.check(words)
+        return words
 
-    def _ask(self, run: Callable[[], object], tensors: list[Tensor]) -> dist.Work:
-        """Let the thread run it. The Work is done, or raises in wait(), when the thread has."""
-        collective = Collective(run, _checked(tensors))
+    # Who does it.
+
+    def _ask(self, name: str, opts: Any, tensors: list[Tensor], run: Callable[[], object]) -> dist.Work:
+        """A blocking call is run at once by its caller, unless others wait to be done before it; else by the thread.
+
+        The Work is done, or raises in wait(), when it has run.
+        """
+        _checked(tensors, sparse=name == "all_reduce")
+        self._number += 1
+        call = Call(name, self._number, self._title, _timeout_s(opts, self._timeout))
+        if opts is not None and not opts.asyncOp and not self.is_busy():
+            return self._at_once(call, tensors, run)
+        collective = Collective(lambda: self._run(call, run, beside_compute=True), tensors)
         self._asked.put(collective)
         return collective
+
+    def _at_once(self, call: Call, tensors: list[Tensor], run: Callable[[], object]) -> dist.Work:
+        try:
+            with torch.inference_mode():
+                self._run(call, run, beside_compute=False)
+        except Exception as error:  # wait() raises it, as it does those of the thread
+            return Finished(tensors, error)
+        return Finished(tensors)
+
+    def _run(self, call: Call, run: Callable[[], object], *, beside_compute: bool) -> None:
+        with self._running, self._paths.wait.during(call, beside_compute=beside_compute):
+            if self._broken is not None:
+                raise RuntimeError(f"mpi4py backend: {call}: this group is broken since: {self._broken}")
+            try:
+                run()
+            except (CollectiveTimeout, CollectiveMismatch, MPI.Exception) as error:
+                self._broken = error  # the ranks are no longer at the same place
+                raise
 
     def _start_thread(self) -> None:
         threads, started = torch.get_num_threads(), threading.Event()
@@ -267,9 +356,21 @@ class MpiProcessGroup(dist.ProcessGroup):
             _alive.remove(self)
             self._asked.put(None)
             self._thread.join()
-            self._comm.Free()
+            if self._broken is None:  # freeing is a collective too
+                self._paths.free()
+                self._comm.Free()
 
     abort = shutdown
+
+    def set_timeout(self, timeout: timedelta) -> None:
+        self._timeout = timeout
+
+    def _get_sequence_number_for_group(self) -> int:
+        return self._number
+
+    @property
+    def _title(self) -> str:
+        return self._group_desc or self._group_name or "default"
 
     # What torch asks of a group besides.
 
@@ -326,7 +427,8 @@ def _create(options: Any, backend_options: Any) -> MpiProcessGroup:
             f"{world.rank} of {world.size}; start the ranks by mpirun or srun, and give them MPI's rank and size"
         )
     tag = zlib.crc32(options.group_id.encode()) % 2**15  # tells apart groups that are made at the same time
-    return MpiProcessGroup(world.Create_group(world.group.Incl(ranks), tag) if ranks else world.Dup())
+    comm = world.Create_group(world.group.Incl(ranks), tag) if ranks else world.Dup()
+    return MpiProcessGroup(comm, options.timeout)
 
 
 def _at_exit() -> None:
@@ -357,22 +459,42 @@ def _each(run: Callable[..., None], *columns: Sequence[Any], **options: Any) -> 
         run(*row, **options)
 
 
-def _operation(opts: Any, tensors: list[Tensor]) -> Any:
-    """The reduction that torch's options name. Raises ValueError for one that cannot be done."""
-    op = ReduceOp.SUM if opts is None else opts.reduceOp.op
+def _operation(opts: Any, tensors: list[Tensor]) -> tuple[Any, Any]:
+    """The reduction that torch's options name, and what each rank multiplies its tensor by before (None: nothing).
+
+    Raises ValueError for a reduction that cannot be done.
+    """
+    op, factor = (ReduceOp.SUM if opts is None else opts.reduceOp.op), None
+    if op == ReduceOp.PREMUL_SUM:
+        op, factor = ReduceOp.SUM, opts.reduceOp.__getstate__()[1]
     if op not in REDUCTIONS:
         raise ValueError(f"mpi4py backend: found {op}; it reduces by {', '.join(known.name for known in REDUCTIONS)}")
     if op == ReduceOp.AVG and not all(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors):
         raise ValueError(f"mpi4py backend: AVG of {tensors[0].dtype}; reduce by SUM and divide")
-    return op
+    return op, factor
 
 
-def _checked(tensors: list[Tensor]) -> list[Tensor]:
+def _timeout_s(opts: Any, usual: timedelta) -> float:
+    """What the call allows, or the group; torch's options hold a negative time where nothing was said."""
+    own = None if opts is None else opts.timeout
+    return (usual if own is None or own <= timedelta(0) else own).total_seconds()
+
+
+@dataclass(frozen=True)
+class _Blocking:
+    """Options of a call that its caller waits for."""
+
+    timeout: timedelta
+    asyncOp: bool = False  # noqa: N815  # torch's name
+
+
+def _checked(tensors: list[Tensor], *, sparse: bool = False) -> list[Tensor]:
+    layouts = (torch.strided, torch.sparse_coo) if sparse else (torch.strided,)
     for tensor in tensors:
-        if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+        if tensor.device.type != "cpu" or tensor.layout not in layouts:
             raise ValueError(
-                f"mpi4py backend: found a {tensor.layout} tensor on {tensor.device}; it moves dense CPU tensors "
-                "(nccl moves those on a GPU)"
+                f"mpi4py backend: found a {tensor.layout} tensor on {tensor.device}; it moves dense CPU tensors, and "
+                "all-reduces sparse_coo ones (nccl moves those on a GPU)"
             )
     return tensors
 
@@ -380,10 +502,6 @@ def _checked(tensors: list[Tensor]) -> list[Tensor]:
 def _same_size(tensor: Tensor, numel: int) -> None:
     if tensor.numel() != numel:
         raise ValueError(f"mpi4py backend: found a tensor of {tensor.numel()} elements where {numel} belong")
-
-
-def _piece(flat: Tensor) -> int:
-    return PIECE_BYTES // flat.element_size()
 
 
 dist.Backend.register_backend(NAME, _create, extended_api=True, devices=["cpu"])

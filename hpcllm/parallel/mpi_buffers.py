@@ -38,18 +38,36 @@ def flat_view(tensor: Tensor) -> Iterator[Tensor]:
 
 
 @contextlib.contextmanager
-def flat_rows(tensors: list[Tensor]) -> Iterator[tuple[Tensor, list[int]]]:
-    """One row to receive several tensors in, and their sizes; it is dealt out to them afterwards."""
+def flat_rows(tensors: list[Tensor], like: Tensor) -> Iterator[tuple[Tensor, list[int]]]:
+    """One row to receive several tensors in, and their sizes; it is dealt out to them afterwards.
+
+    Where they lie one behind the other already, it is their own memory.
+    """
     counts = [tensor.numel() for tensor in tensors]
-    flat = tensors[0].new_empty(sum(counts))
+    row = _row(tensors)
+    flat = like.new_empty(sum(counts)) if row is None else row
     yield flat, counts
-    for tensor, part in zip(tensors, flat.split(counts), strict=True):
-        tensor.copy_(part.view_as(tensor))
+    if row is None:
+        for tensor, part in zip(tensors, flat.split(counts), strict=True):
+            tensor.copy_(part.view_as(tensor))
 
 
-def joined(tensors: list[Tensor]) -> Tensor:
-    """Several tensors in one row, a copy."""
-    return torch.cat([tensor.reshape(-1) for tensor in tensors]) if tensors else torch.empty(0)
+def together(tensors: list[Tensor]) -> Tensor:
+    """Several tensors in one row: their own memory, or a copy. There is at least one."""
+    row = _row(tensors)
+    return torch.cat([tensor.reshape(-1) for tensor in tensors]) if row is None else row
+
+
+def _row(tensors: list[Tensor]) -> Tensor | None:
+    """The memory of tensors that lie one behind the other in one storage; None where they do not."""
+    first, numel = tensors[0], 0
+    for tensor in tensors:
+        if not tensor.is_contiguous() or tensor.data_ptr() != first.data_ptr() + numel * first.element_size():
+            return None
+        if tensor.untyped_storage().data_ptr() != first.untyped_storage().data_ptr():
+            return None
+        numel += tensor.numel()
+    return first.as_strided((numel,), (1,))
 
 
 def spec(tensor: Tensor, counts: list[int] | None = None, starts: list[int] | None = None) -> Spec:
@@ -69,6 +87,11 @@ def even(numel: int, parts: int) -> list[int]:
     """Sizes of `parts` parts that differ by one at most."""
     size, longer = divmod(numel, parts)
     return [size + (part < longer) for part in range(parts)]
+
+
+def bounds(numel: int, parts: int) -> list[int]:
+    """Where even parts begin, and where the last one ends."""
+    return [numel * part // parts for part in range(parts + 1)]
 
 
 def fold(op: Any, contributions: list[Tensor], out: Tensor, scratch: Tensor) -> None:

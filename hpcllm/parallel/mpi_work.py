@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -15,6 +16,8 @@ import torch.distributed as dist
 from mpi4py import MPI
 from torch import Tensor
 from torch.futures import Future
+
+from hpcllm.parallel.mpi_waiting import NAP_S, SPINS, TICK_S, CollectiveTimeout
 
 
 class Collective(dist.Work):
@@ -50,8 +53,45 @@ class Collective(dist.Work):
     def get_future(self) -> Future[list[Tensor]]:
         return self._done
 
+    def result(self) -> list[Tensor]:
+        return self._done.value()
+
     def is_completed(self) -> bool:
         return self._done.done()
+
+    def is_success(self) -> bool:
+        return self.is_completed() and self._error is None
+
+    def exception(self) -> Exception | None:
+        return self._error
+
+
+class Finished(dist.Work):
+    """A collective that the caller itself has run to its end, or to its error."""
+
+    def __init__(self, tensors: list[Tensor], error: Exception | None = None) -> None:
+        super().__init__()
+        self._tensors, self._error = tensors, error
+
+    def wait(self, timeout: timedelta | None = None) -> bool:
+        if self._error is not None:
+            raise self._error
+        return True
+
+    def get_future(self) -> Future[list[Tensor]]:
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done.then(lambda _: self.result())
+
+    def result(self) -> list[Tensor]:
+        self.wait()
+        return self._tensors
+
+    def is_completed(self) -> bool:
+        return True
+
+    def is_success(self) -> bool:
+        return self._error is None
 
     def exception(self) -> Exception | None:
         return self._error
@@ -60,16 +100,27 @@ class Collective(dist.Work):
 class Message(dist.Work):
     """A send or a receive under way. MPI drives it while anybody waits for anything."""
 
-    def __init__(self, request: MPI.Request, flat: Tensor, received: Tensor | None = None) -> None:
+    def __init__(
+        self, request: MPI.Request, flat: Tensor, received: Tensor | None, words: str, timeout_s: float
+    ) -> None:
         super().__init__()
         self._request = request
         self._flat = flat  # MPI reads or writes it until the request is complete
         self._received = received
         self._status = MPI.Status()
+        self._words, self._timeout_s = words, timeout_s
 
     def wait(self, timeout: timedelta | None = None) -> bool:
-        self._request.Wait(self._status)
-        self._finish()
+        allowed_s = timeout.total_seconds() if timeout is not None and timeout > timedelta(0) else self._timeout_s
+        for _ in range(SPINS):
+            if self.is_completed():
+                return True
+        start, nap_s = time.monotonic(), NAP_S
+        while not self.is_completed():
+            if time.monotonic() > start + allowed_s:
+                raise CollectiveTimeout(f"mpi4py backend: {self._words}: not done within {allowed_s:g} s")
+            time.sleep(nap_s)
+            nap_s = min(nap_s * 1.1, TICK_S / 100)
         return True
 
     def is_completed(self) -> bool:
@@ -77,6 +128,12 @@ class Message(dist.Work):
         if done:
             self._finish()
         return done
+
+    def is_success(self) -> bool:
+        return self.is_completed()
+
+    def exception(self) -> Exception | None:
+        return None
 
     def _finish(self) -> None:
         if self._received is not None and self._received.data_ptr() != self._flat.data_ptr():
