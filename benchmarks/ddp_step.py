@@ -33,11 +33,9 @@ from torch.nn.parallel import DistributedDataParallel
 from turns import Ratio, ratio_of, take_turns
 
 from hpcllm.job.model_spec import ModelSpec
-from hpcllm.job.spec import Optimizer
 from hpcllm.model.build import build
 from hpcllm.parallel.strategy import BUCKET_MB, init_torch
 from hpcllm.parallel.world import World
-from hpcllm.train.optimizer import adamw
 from hpcllm.train.precision import autocast
 
 VOCABULARY = 16384
@@ -105,7 +103,8 @@ def _times_s(
         "alone": bare,
     }
     calls: dict[str, Callable[[], object]] = {
-        name: partial(_step, model, adamw(model, Optimizer()), batch, precision) for name, model in models.items()
+        name: partial(_step, model, torch.optim.AdamW(model.parameters(), fused=True), batch, precision)
+        for name, model in models.items()
     }
     calls["talk"] = partial(_talk, _buckets(bare))
     times = take_turns(calls, 1, world, for_s)

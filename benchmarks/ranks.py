@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).parents[1] / "tests" / "slurm"
-TRIES = 3  # Slurm's pmi2 now and then cuts a message of MPI_Init short, and the start fails
+TRIES = 2  # Slurm's pmi2 now and then cuts a message of MPI_Init short, and the start fails
 TIMEOUT_S = 1200
 
 
