@@ -61,6 +61,7 @@ class Run:
     software_json = _At("env/software.json")
     code = _At("env/code")
     environment_toml = _At("env/environment.toml")
+    lifecycle = _At("env/lifecycle.bash")
     command = _At("env/command")
     command_diff = _At("env/command.diff")
     scripts = _At("scripts")
@@ -81,6 +82,7 @@ class Run:
     metrics = _At("metrics")
     results = _At("results")
     probe_json = _At("results/probe.json")
+    preflight_json = _At("results/preflight.json")
     exports = _At("exports")
     report_html = _At("report.html")
 
@@ -108,6 +110,10 @@ class Run:
     def state_json(self, stage_id: str) -> Path:
         """What became of a stage."""
         return self.state / f"{stage_id}.json"
+
+    def share_json(self, number: int) -> Path:
+        """The shards that one of several jobs wrote, until index.json lists all: `data/shares/3.json`."""
+        return self.data / "shares" / f"{number}.json"
 
     def checkpoint(self, step: int) -> Path:
         """The directory of the checkpoint after `step` optimizer steps."""

@@ -28,6 +28,7 @@ from hpcllm.launch.freeze import Code, code_of, write_code
 from hpcllm.launch.key import key_of
 from hpcllm.launch.pipeline import Stage, job_of, own_stage, stages
 from hpcllm.launch.scripts.dag_scripts import run_local_sh, submit_sh
+from hpcllm.launch.scripts.lifecycle import LIFECYCLE
 from hpcllm.launch.scripts.script import Script
 from hpcllm.launch.software import copy_code, software
 from hpcllm.launch.submission.chain import chain_length
@@ -96,6 +97,7 @@ def _script(run: Run, stage: Stage, job: AnyJob, profile: Profile, derived: Sett
 def _scripts(run: Run, scripts: list[Script], lengths: dict[str, int]) -> dict[Path, str]:
     """The text of every script by its path, and of those that drive them."""
     texts = {script.path: script.text() for script in scripts}
+    texts[run.lifecycle] = LIFECYCLE.read_text(encoding="utf-8")
     edf = scripts[0].inside.edf() if scripts[0].inside else None
     if edf:
         texts[run.environment_toml] = edf

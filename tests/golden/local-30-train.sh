@@ -3,20 +3,13 @@
 # By hand: bash '/scratch/runs/first run/scripts/30-train.sh', after shard
 # Written by hpcllm 0.1.0. Behind a line stands the key of the profile or the job that it comes from.
 
-set -eo pipefail
+set -euo pipefail  # the first command that fails ends the script
 RUN='/scratch/runs/first run'
+# What all scripts have in common, explained there: log, signals, record, the way back into the queue.
+# shellcheck disable=SC1091  # a run may lie elsewhere where this is checked
+source "$RUN/env/lifecycle.bash"
+begin stage=30-train ranks=1 ranks_per_node=1 interrupted_above=128 scheduler=none mpirun_signal=TERM
 cd -- "$RUN"
-mkdir -p -- "$RUN/logs" "$RUN/state"
-attempt=1
-while [[ -e "$RUN/logs/30-train.$attempt.log" ]]; do attempt=$((attempt + 1)); done
-log=$RUN/logs/30-train.$attempt.log
-exec > >(tee -i -- "$log") 2>&1
-# USR2 comes before the time limit, TERM when the job is stopped; both go to the ranks, which save.
-child='' again='' warned='' code=0
-trap 'warned=1 again=1; [[ -z $child ]] || kill -s "$signal" "$child" 2>/dev/null || true' USR2 TERM
-
-# ---- software
-set -u  # not before: sites' own scripts read variables that are not set
 
 # ---- environment
 PYTHON=/opt/hpcllm/bin/python  # software.python
@@ -28,20 +21,7 @@ export OMP_PROC_BIND=false  # nodes.cpu.cores: a pinned thread would pin its dat
 launch=(  # software.mpi.launcher
   mpirun -n 1
 )
-signal=TERM
 
 # ---- launch
-[[ -z $again ]] || code=75  # told to stop before it began
-if ((code == 0)); then
-  "${launch[@]}" "$PYTHON" -uP -m hpcllm stage train "$RUN" &
-  child=$!
-  wait "$child" || code=$?
-  while [[ -n $again ]]; do
-    again='' code=0
-    wait "$child" || code=$?
-  done
-fi
-
-# ---- afterwards: 75 means interrupted, with everything saved
-if ((code > 128)) && [[ -n $warned ]]; then code=75; fi  # warned before its ranks could hear it
-exit "$code"
+start_ranks "${launch[@]}" "$PYTHON" -uP -m hpcllm stage train "$RUN"
+conclude "$PYTHON"  # the exit code; 75, interrupted, goes back into the queue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from hpcllm.derive.setting import Layout, Settings
 from hpcllm.job.spec import CommandJob
 from hpcllm.launch.pipeline import COMMAND
 from hpcllm.launch.render import render
+from hpcllm.launch.scripts.lifecycle import LIFECYCLE
 from hpcllm.launch.scripts.script import Script
 from hpcllm.plan.search import search
 from hpcllm.run_directory import Run
@@ -52,6 +54,8 @@ def command_script(tmp_path: Path) -> Callable[..., Script]:
         script = Script(Run(run), COMMAND, job, profile, settings, str(tmp_path))
         script.path.parent.mkdir(parents=True)
         script.path.write_text(script.text())
+        script.run.env.mkdir()
+        shutil.copy(LIFECYCLE, script.run.lifecycle)
         return script
 
     return make

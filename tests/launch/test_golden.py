@@ -17,6 +17,7 @@ from hpcllm.derive.settings import settings
 from hpcllm.job.spec import AnyJob, CommandJob, Job, absolute, load_job
 from hpcllm.launch.pipeline import find_stage, stages
 from hpcllm.launch.scripts.dag_scripts import run_local_sh, submit_sh
+from hpcllm.launch.scripts.lifecycle import LIFECYCLE
 from hpcllm.launch.scripts.script import Script
 from hpcllm.plan.fit import changed
 from hpcllm.plan.queue import qos_names
@@ -103,10 +104,10 @@ def test_no_golden_script_is_left_over() -> None:
     assert {path.name for path in GOLDEN.iterdir()} == set(texts())
 
 
-@pytest.mark.parametrize("name", texts())
+@pytest.mark.parametrize("name", [*texts(), LIFECYCLE.name])
 def test_bash_and_shellcheck_find_nothing(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
-    path.write_text(texts()[name], encoding="utf-8")
+    path.write_text(texts().get(name) or LIFECYCLE.read_text(encoding="utf-8"), encoding="utf-8")
 
     subprocess.run(["bash", "-n", path], check=True)
     if shutil.which("shellcheck"):

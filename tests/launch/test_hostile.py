@@ -11,6 +11,7 @@ import itertools
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,7 @@ from hpcllm.errors import UserError
 from hpcllm.job.spec import CommandJob
 from hpcllm.launch.pipeline import COMMAND
 from hpcllm.launch.scripts.dag_scripts import run_local_sh, submit_sh
+from hpcllm.launch.scripts.lifecycle import LIFECYCLE
 from hpcllm.launch.scripts.script import Script
 from hpcllm.launch.scripts.shell import TAKEN
 from hpcllm.run_directory import Run, read_json
@@ -363,6 +365,8 @@ def rendered(place: Stage, number: int) -> tuple[Case, str]:
         text = case.script.text()
     case.script.path.parent.mkdir(parents=True, exist_ok=True)
     case.script.path.write_text(text)
+    case.script.run.env.mkdir(exist_ok=True)
+    shutil.copy(LIFECYCLE, case.script.run.lifecycle)
     return case, text
 
 
@@ -408,16 +412,19 @@ def test_a_variable_that_bash_or_the_script_owns_is_refused_with_the_way_to_give
 
 def test_every_variable_that_a_script_sets_for_itself_is_one_that_nobody_else_may_give(place: Stage) -> None:
     _, text = rendered(place, 5)
-    without = r"(?m)  # .*$|^#.*$|'[^']*'|^.*\bexport .*$|scontrol update .*$"  # what stands in words and in comments
+    text += LIFECYCLE.read_text()
+    of_functions = set(re.findall(r"\w+", " ".join(re.findall(r"^ *local (.*)", text, re.MULTILINE))))
+    # what stands in words and in comments
+    without = r"(?m) # .*$|^#.*$|'[^']*'|^.*\b(?:export|local) .*$|scontrol update .*$"
 
     own = set(re.findall(r"(?:^|[ ;(])([A-Za-z_]\w*)=", re.sub(without, "", text), re.MULTILINE))
 
     taken = set().union(*TAKEN.values())
-    assert own - taken - RENDEZVOUS == set()
+    assert own - taken - of_functions - RENDEZVOUS == set()
 
 
 # What the rendezvous says to the ranks wins over a job's own, by design; PYTHONPATH is only added to.
-RENDEZVOUS = {"MASTER_ADDR", "MASTER_PORT", "PYTHONPATH", "PYTHONSAFEPATH", "PYTHON"}
+RENDEZVOUS = {"MASTER_ADDR", "MASTER_PORT", "TF_WORKERS", "PYTHONPATH", "PYTHONSAFEPATH", "PYTHON"}
 
 
 @pytest.mark.parametrize("word", ["a\0owned", "\udcff"])

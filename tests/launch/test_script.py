@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from hpcllm.derive.setting import Setting
 from hpcllm.errors import UserError
-from hpcllm.launch.scripts.afterwards import Afterwards
 from hpcllm.launch.scripts.script import Script
 from hpcllm.run_directory import read_json
 
@@ -158,7 +157,7 @@ def test_the_record_of_a_command_is_touched_while_its_script_lives_and_no_proces
     command_script: Maker, killed: bool
 ) -> None:
     script = command_script("bash", "-c", "echo ready; sleep 2")
-    script.path.write_text(script.text().replace("read -rt 10", "read -rt 0.1"))
+    script.run.lifecycle.write_text(script.run.lifecycle.read_text().replace("read -rt 10", "read -rt 0.1"))
     process = subprocess.Popen(["bash", script.path], stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
@@ -307,11 +306,8 @@ def test_any_other_failure_is_not_retried(command_script: Maker, queue: dict[str
 
 
 @pytest.mark.parametrize(("said", "code"), [("slurmstepd-n1: error: mpi/pmi2: invalid client request", 75), ("", 1)])
-def test_a_start_of_mpi_that_slurms_pmi2_broke_is_tried_again(tmp_path: Path, said: str, code: int) -> None:
-    (tmp_path / "log").write_text(f"0: {said}\n")
-    end = Afterwards("30-train", 1, True, False, True, 20, "job.slurm.max_requeues", by_pmi2=True)
-    (piece,) = [line for line in end.lines() if "mpi/pmi2" in line]
-
-    done = subprocess.run(["bash", "-c", f"code=1 log={tmp_path}/log\n{piece}\nexit $code"], check=False)
-
-    assert done.returncode == code
+def test_a_start_of_mpi_that_slurms_pmi2_broke_is_tried_again(
+    command_script: Maker, queue: dict[str, Path], said: str, code: int
+) -> None:
+    assert ran(in_slurm(command_script, 1, said), **IN_A_JOB).returncode == code
+    assert requeues(queue) == (code == 75)

@@ -234,7 +234,7 @@ def test_the_free_port_is_asked_of_the_nodes_own_python(tmp_path: Path) -> None:
     text = text_of(rendered(site(), tmp_path, {"kind": "apptainer", "path": IMAGE}))
 
     assert "SITE_PYTHON=$(command -v python3 || echo python3)" in text
-    assert 'MASTER_PORT=$("$SITE_PYTHON" -c' in text
+    assert 'rendezvous "$SITE_PYTHON"' in text
 
 
 @pytest.mark.parametrize("name", ["a,b", "a:b"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ from shipped_jobs import JOBS, demo, described
 from hpcllm.cluster.profile import Profile
 from hpcllm.job.spec import CommandJob
 from hpcllm.launch.render import render
-from hpcllm.launch.submission.chain import LINK, NEXT, Link, dependency, rest_of_chain
+from hpcllm.launch.submission.chain import Link, dependency, rest_of_chain
 from hpcllm.launch.submission.submit import commands, submit
 from hpcllm.launch.tracking.slurm import SlurmJob, ask
 from hpcllm.launch.tracking.states import State
@@ -132,14 +133,18 @@ def test_cancel_begins_at_the_end_of_a_chain(chained: Callable[..., Run], fake_s
     assert rest_of_chain("9", ["5", "6:7:8"]) == ["9"]
 
 
-def test_a_failed_job_ends_its_chain_and_a_new_submission_begins_anew(chained: Callable[..., Run]) -> None:
+def test_a_failed_job_ends_its_chain_and_a_new_submission_begins_anew(
+    chained: Callable[..., Run], fake_slurm: Fake
+) -> None:
     run = chained(2)
-    run.state.mkdir(exist_ok=True)
+    in_queue(fake_slurm)
+    fake_slurm("scontrol", "echo n1")
+    fake_slurm("srun", 'exit "$ENDS_WITH"')
 
     def job(*words: str, ends_with: int) -> int:
-        pieces = [f"RUN={run.root}", LINK.replace("@ID@", "30-command"), f"code={ends_with}", NEXT, "exit $code"]
-        assert all(piece in run.script("30-command").read_text() for piece in (pieces[1], pieces[3]))
-        return subprocess.run(["bash", "-c", "\n".join(pieces), "job", *words], capture_output=True).returncode
+        inside = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "ENDS_WITH": str(ends_with)}
+        script = ["bash", str(run.script("30-command")), *words]
+        return subprocess.run(script, env={**os.environ, **inside}, capture_output=True).returncode
 
     assert job("1", "3", ends_with=75) == 75
     assert job("2", "3", ends_with=9) == 9

@@ -1,7 +1,8 @@
 """Settings into text: the one builder of every script, for Slurm and for a machine without a scheduler.
 
-A script reads in order: what it is, directives, software, environment, checks, one launcher line, afterwards. It stands
-alone: `sbatch FILE` runs it again by hand. Every value is quoted, so what a user or an admin wrote stays data; only
+A script reads in order: what it is, directives, software, environment, launcher, checks, launch. What is the same in
+all of them (logs, signals, records, requeues) is bash that they source: `lifecycle.bash`, of which the run has a copy.
+`sbatch FILE` runs a script again by hand. Every value is quoted, so what a user or an admin wrote stays data; only
 `software.setup` of a profile is code, and is meant to be.
 """
 
@@ -20,14 +21,10 @@ from hpcllm.errors import ExitCode, UserError
 from hpcllm.job.spec import AnyJob, CommandJob
 from hpcllm.launch.freeze import Code
 from hpcllm.launch.pipeline import Stage
-from hpcllm.launch.scripts.afterwards import Afterwards
 from hpcllm.launch.scripts.container import BY_SRUN, Inside
-from hpcllm.launch.scripts.own_program import OwnProgram
-from hpcllm.launch.scripts.packed import PYTHON as PACKED_PYTHON
-from hpcllm.launch.scripts.packed import lines as packed_lines
-from hpcllm.launch.scripts.packed import removal
+from hpcllm.launch.scripts.lifecycle import as_ranks, begin
 from hpcllm.launch.scripts.shell import NAME, TAKEN, directive_word, expanding, one_line, quoted, wrapped
-from hpcllm.launch.submission.chain import LINK, can_chain
+from hpcllm.launch.submission.chain import can_chain
 from hpcllm.run_directory import Run
 
 INTERRUPTED = int(ExitCode.INTERRUPTED)
@@ -61,15 +58,6 @@ class Script:
         return isinstance(self.job, CommandJob)
 
     @property
-    def own(self) -> OwnProgram | None:
-        """The user's own program, with its ranks."""
-        if not isinstance(self.job, CommandJob):
-            return None
-        layout, stage = self.settings.layout, self.stage
-        ranks = (layout.world_size, layout.ranks_per_node)
-        return OwnProgram(self.job.command, stage.id, stage.name, self.key, *ranks, self.for_slurm, self.job.tf_config)
-
-    @property
     def path(self) -> Path:
         """Where it stands in the run directory."""
         name = self.stage.id
@@ -94,18 +82,14 @@ class Script:
             _header(self),
             _directives(self) if self.for_slurm else "",
             _start(self),
-            _chain(self) if can_chain(self.profile, self.stage) else "",
             _software(self),
             _environment(self),
-            _rendezvous(self, self.own) if self.own else "",
+            _rendezvous(self) if self.is_command else "",
             _prepare(self) if self.settings.prepare and not self.stage.after else "",
             _launcher(self),
             _inside(self.inside) if self.inside else "",
-            _record(self.own) if self.own else "",
-            _workers(self.own) if self.own and self.own.tf_config else "",
             _preflight(self) if _needs_preflight(self) else "",
             _launch(self),
-            _afterwards(self),
         )
         text = "\n\n".join(section for section in sections if section) + "\n"
         text = text.replace("\r\n", "\r''\n")  # sbatch refuses a script that holds DOS line breaks, in quotes too
@@ -145,45 +129,38 @@ def _directives(script: Script) -> str:
 
 
 def _start(script: Script) -> str:
-    """Where it runs, where its lines go, and what a signal does."""
-    log = f"$RUN/logs/{script.stage.id}.$attempt.log"
-    tee = 'exec > >(tee -i -- "$log") 2>&1'
-    output = f'if [[ -n ${{HPCLLM_FOREGROUND:-}} ]]; then {tee}; else exec >"$log" 2>&1; fi'
-    forward = '[[ -z $child ]] || kill -s "$signal" "$child" 2>/dev/null || true'
-    return "\n".join(
-        [
-            "set -eo pipefail",
-            f"RUN={shlex.quote(str(script.run.root))}",
-            "cd -- " + (shlex.quote(script.cwd) if script.is_command else '"$RUN"'),
-            'mkdir -p -- "$RUN/logs" "$RUN/state"',
-            "attempt=1",
-            f'while [[ -e "{log}" ]]; do attempt=$((attempt + 1)); done',
-            f"log={log}",
-            output if script.for_slurm else tee,
-            "# USR2 comes before the time limit, TERM when the job is stopped; both go to the ranks, which save.",
-            "child='' again='' warned='' code=0",
-            f"trap 'warned=1 again=1; {forward}' USR2 TERM",
-        ]
-    )
+    """What this script tells the bash that all of them have in common."""
+    strict, bash = "-eo" if _has_software(script) else "-euo", script.run.lifecycle.relative_to(script.run.root)
+    lines = [
+        f"set {strict} pipefail  # the first command that fails ends the script",
+        f"RUN={shlex.quote(str(script.run.root))}",
+        "# What all scripts have in common, explained there: log, signals, record, the way back into the queue.",
+        "# shellcheck disable=SC1091  # a run may lie elsewhere where this is checked",
+        f'source "$RUN/{bash}"',
+        begin(script.profile, script.job, script.stage, script.settings.layout, script.key),
+    ]
+    if can_chain(script.profile, script.stage):
+        lines.append('chain "$@"  # this is job $1 of $2, each after one that was interrupted: scheduler.requeue')
+    return "\n".join([*lines, "cd -- " + (shlex.quote(script.cwd) if script.is_command else '"$RUN"')])
 
 
-def _chain(script: Script) -> str:
-    """Of several jobs of one stage, each begins after one that ended without success."""
-    title = "chain: this is job $1 of $2, each after one that was interrupted  # scheduler.requeue"
-    return _block(title, [LINK.replace("@ID@", script.stage.id)])
+def _has_software(script: Script) -> bool:
+    return bool(script.settings.software) or isinstance(script.settings.inside, Packed)
 
 
 def _software(script: Script) -> str:
     """No comment behind a line of the site's own, which may be of any kind."""
-    until = "set -u  # not before: sites' own scripts read variables that are not set"
+    if not _has_software(script):
+        return ""
     lines = list[str]()
     for key, settings in groupby(script.settings.software, lambda setting: setting.key == SETUP):
         found = list(settings)
         lines += [f"# {SETUP}: the site's own lines", *(s.value for s in found)] if key else _of_software(found)
     packed = script.settings.inside
     if isinstance(packed, Packed):
-        lines += packed_lines(packed, script.settings.layout.nodes)
-    return _block("software", [*lines, until])
+        nodes = script.settings.layout.nodes
+        lines.append(f"packed_environment {_disk(packed.disk)} {quoted(packed.source)} {nodes}  # {packed.key}.path")
+    return _block("software", [*lines, "set -u  # not before: sites' own scripts read variables that are not set"])
 
 
 def _of_software(settings: list[Setting]) -> list[str]:
@@ -194,6 +171,11 @@ def _of_software(settings: list[Setting]) -> list[str]:
     ]
 
 
+def _disk(path: str) -> str:
+    """Of the profile: plain variables in it are the node's. Ours has a default, which `expanding` does not know."""
+    return f'"{path}"' if path == "${TMPDIR:-/tmp}" else expanding(path)
+
+
 def _environment(script: Script) -> str:
     frozen = (
         "" if script.is_command else "export PYTHONPATH=$RUN/env/code${PYTHONPATH:+:$PYTHONPATH}  # the frozen hpcllm"
@@ -202,7 +184,7 @@ def _environment(script: Script) -> str:
     _check_free(script.settings.environment)
     lines = [(_export(setting), setting) for setting in script.settings.environment]
     derived = script.settings
-    found = f'"{PACKED_PYTHON}"' if isinstance(derived.inside, Packed) else shlex.quote(derived.python)
+    found = '"$PACKED/bin/python"' if isinstance(derived.inside, Packed) else shlex.quote(derived.python)
     python = f"PYTHON={found}  # {derived.python_key}"
     return _block("environment", [python, *filter(None, [frozen]), *_commented(lines), *_packages(script)])
 
@@ -225,11 +207,8 @@ def _export(setting: Setting) -> str:
     return f"[[ ! -w {expanding(setting.needs)} ]] || export {setting.name}={expanding(setting.value)}"
 
 
-def _rendezvous(script: Script, own: OwnProgram) -> str:
-    return _block(
-        "rendezvous: this host, where rank 0 starts, and a port that its kernel says is free",
-        own.rendezvous(_python_here(script)),
-    )
+def _rendezvous(script: Script) -> str:
+    return _block("rendezvous: MASTER_ADDR and MASTER_PORT", [f"rendezvous {_python_here(script)}"])
 
 
 def _prepare(script: Script) -> str:
@@ -237,13 +216,10 @@ def _prepare(script: Script) -> str:
 
 
 def _launcher(script: Script) -> str:
-    """The launcher, and the signal by which it tells its ranks to save: Hydra dies of USR2, and hands on TERM."""
     launcher, here = script.settings.launcher, ("mpirun", "-n", str(script.settings.layout.world_size))
     lines = ["launch=(  # software.mpi.launcher", *(f"  {line}" for line in wrapped(map(quoted, launcher))), ")"]
-    lines.append(f"signal={_signal(launcher, script.profile)}")
     if script.for_slurm:
-        otherwise = f"launch=({shlex.join(here)}) signal={_signal(here, script.profile)}"
-        lines.append(f"[[ -n ${{SLURM_JOB_ID:-}} ]] || {otherwise}  # without an allocation, on this machine")
+        lines.append(f"[[ -n ${{SLURM_JOB_ID:-}} ]] || launch=({shlex.join(here)})  # no allocation: on this machine")
     return _block("launcher", lines)
 
 
@@ -256,19 +232,11 @@ def _inside(inside: Inside) -> str:
     return _block(f"image: each rank runs in it  # {inside.container.key}", lines)
 
 
-def _record(own: OwnProgram) -> str:
-    return _block(f"state/{own.stage_id}.json, which status and report read: complete or absent", own.record())
-
-
-def _workers(own: OwnProgram) -> str:
-    return _block("workers of TensorFlow: one a rank, in the order of the ranks  # tf_config", own.workers())
-
-
 def _preflight(script: Script) -> str:
     code = "PYTHONPATH=$RUN/env/code${PYTHONPATH:+:$PYTHONPATH} " if script.is_command else ""
     layout = script.settings.layout
     ranks = f" --ranks {layout.world_size} --nodes {layout.nodes}" if script.key else ""  # not those of the job
-    check = f'{code}"${{launch[@]}}" "$PYTHON" -uP -m hpcllm preflight --run "$RUN"{ranks} || code=$?'
+    check = f'{code}check "${{launch[@]}}" "$PYTHON" -uP -m hpcllm preflight --run "$RUN"{ranks}'
     title = "checks: in the same allocation, before the first step; a bad node ends the job here"
     if not script.is_command or script.settings.python_key == "software.python":
         return _block(title, [check])
@@ -286,44 +254,15 @@ def _one_rank(inside: Inside | None) -> str:
 
 
 def _launch(script: Script) -> str:
-    """The launcher runs behind and bash waits for it, because bash runs a trap only between two commands."""
-    told = [f"[[ -z $again ]] || code={INTERRUPTED}  # told to stop before it began", "if ((code == 0)); then"]
-    if script.own:
-        told.append("  # shellcheck disable=SC2016  # the ranks expand it")
-        program = script.own.words()
+    if isinstance(script.job, CommandJob):
+        program = as_ranks(script.job.command)
+        has_signs = bool(set("$`") & set("".join(script.job.command)))
     else:
-        program = f'"$PYTHON" -uP -m hpcllm stage {script.stage.name} "$RUN"'
-    return _block("launch", [*told, f'  "${{launch[@]}}" {program} &', _WAIT, "fi"])
-
-
-def _afterwards(script: Script) -> str:
-    requeue = script.profile.scheduler.requeue
-    end = Afterwards(
-        script.stage.id,
-        script.settings.layout.ranks_per_node,
-        script.for_slurm,
-        script.is_command,
-        script.stage.name == "train",
-        script.job.slurm.max_requeues if requeue else 0,
-        "job.slurm.max_requeues" if requeue else "scheduler.requeue",
-        _python_here(script),
-        by_pmi2=script.for_slurm and "--mpi=pmi2" in script.settings.launcher,
-        is_chained=can_chain(script.profile, script.stage),
-    )
-    lines = [removal()] if isinstance(script.settings.inside, Packed) else []
-    return _block(f"afterwards: {INTERRUPTED} means interrupted, with everything saved", [*lines, *end.lines()])
-
-
-# ---- the pieces of bash ----------------------------------------------------------------------------------------------
-
-# A signal ends the wait early; then bash waits again, for the launcher's own exit code.
-_WAIT = """\
-  child=$!
-  wait "$child" || code=$?
-  while [[ -n $again ]]; do
-    again='' code=0
-    wait "$child" || code=$?
-  done"""
+        program, has_signs = f'"$PYTHON" -uP -m hpcllm stage {script.stage.name} "$RUN"', False
+    start = f'start_ranks "${{launch[@]}}" {program}'
+    end = f"conclude {_python_here(script)}  # the exit code; {INTERRUPTED}, interrupted, goes back into the queue"
+    data = ["# shellcheck disable=SC2016  # what stands in quotes is data"] if has_signs else []
+    return _block("launch", [*data, start, end])
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------
@@ -331,11 +270,6 @@ _WAIT = """\
 
 def _needs_preflight(script: Script) -> bool:
     return (script.stage.name == "train" or script.is_command) and script.settings.layout.world_size > 1
-
-
-def _signal(launcher: tuple[str, ...], profile: Profile) -> str:
-    by_hydra = launcher[0].rsplit("/", 1)[-1] != "srun" and profile.software.mpi.flavour != "openmpi"
-    return "TERM" if by_hydra else "USR2"
 
 
 def _block(title: str, lines: list[str]) -> str:

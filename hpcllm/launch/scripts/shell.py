@@ -11,8 +11,10 @@ LINE_WIDTH = 110
 NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 
 # Variables that a script cannot export with somebody else's value, by the reason (man bash, "Shell Variables").
-_OWN = "RUN PYTHON log attempt child again warned signal launch code hosts job_id start alive file used"
-_OWN += " bad nodes state PACKED disk archive once send unpack hook inside SITE_PYTHON"
+_OWN = "RUN PYTHON SITE_PYTHON PACKED AS_RANK launch inside"
+_OWN += " stage ranks ranks_per_node max_requeues interrupted_above mpirun_signal scheduler record key tf_config"
+_OWN += " job foreground chained number of attempt log child again warned signal code start hosts job_id alive"
+_OWN += " own_place own_tf_config once unpack"  # of lifecycle.bash
 _READ_ONLY = "BASHOPTS BASH_VERSINFO EUID PPID SHELLOPTS UID"
 _CHANGING = (
     "_ BASHPID BASH_ARGV0 BASH_COMMAND BASH_SUBSHELL DIRSTACK EPOCHREALTIME EPOCHSECONDS FUNCNAME GROUPS HISTCMD LINENO"

@@ -74,26 +74,3 @@ def dependency(after: Sequence[str], link: Link) -> str:
     single = [entry for entry in after if SEPARATOR not in entry]
     parts = [("afterok", single), ("afterany", chains)]
     return ",".join(f"{kind}:{SEPARATOR.join(ids)}" for kind, ids in parts if ids)
-
-
-# ---- what the script of each does ------------------------------------------------------------------------------------
-
-# A job that a node or the time limit took leaves no mark, and the next one goes on.
-LINK = """\
-number=${1:-1} of=${2:-1} failed=$RUN/state/@ID@.failed
-if ((number == 1)); then rm -f -- "$failed"; fi
-if [[ -e $failed ]]; then
-  echo "a job before this one failed: there is nothing to go on with"
-  exit 1
-fi"""
-
-# Any exit code but 0 releases the next job.
-NEXT = """\
-if ((code == 75 && number < of)); then
-  echo "interrupted: job $((number + 1)) of $of goes on"
-elif ((code == 75)) && [[ -z ${HPCLLM_FOREGROUND:-} ]]; then
-  echo "interrupted, and no job is left that goes on (scheduler.requeue: false); hpcllm submit $RUN"
-  code=1
-elif ((code != 0 && code != 75)); then
-  : >"$failed"
-fi"""
