@@ -37,7 +37,7 @@ WORDS = {
     "profile schema": set(),
     "job lint": {"FILE", "--json"},
     "job schema": set(),
-    "stage": {"NAME", "RUN"},
+    "stage": {"NAME", "RUN", "--part"},
 }
 
 

@@ -68,6 +68,7 @@ def add(commands: Any) -> None:
     stage = command(commands, "stage", _stage, "what the scripts call", "stage train runs/demo")
     stage.add_argument("name", metavar="NAME")
     run_argument(stage)
+    stage.add_argument("--part", metavar="I/N", help="of an array: every N-th element, from the I-th on, counted from 0")
 
 
 def _preflight(arguments: argparse.Namespace) -> int:
@@ -182,4 +183,4 @@ def _data_verify(arguments: argparse.Namespace) -> None:
 def _stage(arguments: argparse.Namespace) -> None:
     from hpcllm.parallel.stage import run_stage
 
-    run_stage(run_of(arguments), arguments.name)
+    run_stage(run_of(arguments), arguments.name, arguments.part)

@@ -3,12 +3,16 @@
 Documents (or pairs) are divided into groups by their sizes alone; the n-th group is written by rank n mod w. So neither
 the content of a shard nor the order of the shards depends on who wrote it. index.json is written last: without it
 there are no shards.
+
+Several Slurm jobs may share the work (data.shard_jobs): the groups are dealt out to all of their ranks. Each job writes
+down which shards it made, in data/shares; `finish` makes one index of these, the same however often it is called.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import h5py
@@ -19,9 +23,10 @@ from hpcllm.data.corpus import PARTS, Item, Pair, Part, Stream
 from hpcllm.data.shard_file import Tokens, token_dtype, write_shard_file
 from hpcllm.data.shards import Entry, Index, file_sha256, write_index
 from hpcllm.data.tokenizer import END, Tokenizer
+from hpcllm.errors import UserError
 from hpcllm.job.spec import Data
 from hpcllm.parallel.world import World
-from hpcllm.run_directory import Run
+from hpcllm.run_directory import Run, read_json, write_json
 
 _GROUPS_AT_LEAST = 64  # where there is enough text, so that as many ranks share it evenly
 _GROUP_BYTES_AT_LEAST = 2**20
@@ -38,6 +43,27 @@ class Group:
     items: list[Item]
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which of several jobs this is: `3/8` is the fourth of eight."""
+
+    number: int = 0
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Share:
+        """`3/8`."""
+        number, of = map(int, text.split("/"))
+        return cls(number, of)
+
+    def of_rank(self, groups: Sequence[Group], world: World) -> Sequence[Group]:
+        """The groups that a rank of this job writes."""
+        return groups[self.number + self.of * world.rank :: self.of * world.size]
+
+
+ALL = Share()
+
+
 def plan_groups(data: Data) -> list[Group]:
     """What to write, from names and sizes alone. Raises UserError for text that is not there."""
     groups = []
@@ -48,25 +74,61 @@ def plan_groups(data: Data) -> list[Group]:
 
 
 def write_shards(
-    run: Run, data: Data, tokenizer: Tokenizer, groups: Sequence[Group], world: World, progress: Callable[[int], None]
+    run: Run,
+    data: Data,
+    tokenizer: Tokenizer,
+    groups: Sequence[Group],
+    world: World,
+    progress: Callable[[int], None],
+    share: Share = ALL,
 ) -> None:
-    """Write this rank's groups; rank 0 then writes index.json. `progress` is told how many items this rank has done.
+    """Write this rank's groups; rank 0 then writes index.json, or the share's own list of shards.
 
-    A shard holds at most `data.shard_tokens` tokens, but for one longer document, which has a shard of its own.
+    `progress` is told how many items this rank has done. A shard holds at most `data.shard_tokens` tokens, but for one
+    longer document, which has a shard of its own.
     """
     if world.rank == 0:
         run.index_json.unlink(missing_ok=True)
     world.barrier()
     written: list[tuple[Part, Entry]] = []
     done = 0
-    for group in groups[world.rank :: world.size]:
+    for group in share.of_rank(groups, world):
         written += [(group.part, entry) for entry in _write_group(run, data, tokenizer, group)]
         done += len(group.items)
         progress(done)
     everything = [one for of_rank in world.all_gather(written) for one in of_rank]
-    if world.rank == 0:
-        _finish(run, data, tokenizer, everything)
+    if world.rank == 0 and share == ALL:
+        _write_index(run, data, tokenizer, everything)
+    elif world.rank == 0:
+        shards = [{"part": part, **asdict(entry)} for part, entry in everything]
+        write_json(run.share_json(share.number), {"plan": _fingerprint(groups), "of": share.of, "shards": shards})
     world.barrier()
+
+
+def finish(run: Run, data: Data, tokenizer: Tokenizer) -> None:
+    """Make index.json of what all shares have written.
+
+    Raises HpcllmError for a share that is missing, UserError when the text changed from one to another.
+    """
+    shares = [read_json(run.share_json(number)) for number in range(data.shard_jobs)]
+    for number, share in enumerate(shares):
+        if share["plan"] != shares[0]["plan"]:
+            raise UserError(
+                f"{run.share_json(number)}: the files of job.data have changed since {run.share_json(0)} was written; "
+                f"delete {run.state}/20-shard_*.json and run the shard stage again"
+            )
+    written = [dict(shard) for share in shares for shard in share["shards"]]
+    _write_index(run, data, tokenizer, [(shard.pop("part"), Entry(**shard)) for shard in written])
+
+
+def _fingerprint(groups: Sequence[Group]) -> str:
+    """Of which text each group is: names, or sources, and sizes."""
+    digest = hashlib.sha256()
+    for group in groups:
+        for item in group.items:
+            name = item.source if isinstance(item, Pair) else item.name
+            digest.update(f"{group.part}\0{group.number}\0{name}\0{item.size_bytes}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def _divide(sizes_bytes: Sequence[int], shard_tokens: int) -> Iterator[range]:
@@ -146,7 +208,7 @@ def _write_shard(path: Path, part: Part, tokenizer: Tokenizer, kept: Sequence[_E
     return Entry(path.name, len(kept), tokens, text_bytes, path.stat().st_size, file_sha256(path))
 
 
-def _finish(run: Run, data: Data, tokenizer: Tokenizer, written: Sequence[tuple[Part, Entry]]) -> None:
+def _write_index(run: Run, data: Data, tokenizer: Tokenizer, written: Sequence[tuple[Part, Entry]]) -> None:
     """List the shards, in the order in which they are read, and remove those of an earlier run of the stage."""
     parts = {part: sorted((e for p, e in written if p == part), key=lambda entry: entry.file) for part in PARTS}
     streams: tuple[Stream, ...] = ("source", "target") if data.pairs else ("text",)
@@ -154,4 +216,4 @@ def _finish(run: Run, data: Data, tokenizer: Tokenizer, written: Sequence[tuple[
     names = {entry.file for _, entry in written}
     for path in run.shards.glob("*.h5"):
         if path.name not in names:
-            path.unlink()
+            path.unlink(missing_ok=True)  # another element may be at it too

@@ -7,8 +7,8 @@ source copied as its own translation, and a model that was never trained.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -44,18 +44,16 @@ class Evaluated:
     tokenizer: Tokenizer
     model: Model
     name: str
-    """`trained` or `compressed`."""
+    """`trained`, `compressed`, or another checkpoint's: `step-400`."""
+    step: int
+    """After so many steps of training."""
 
 
-def evaluate(evaluated: Evaluated) -> None:
-    """Run every task that the job asks for."""
-    asked = {
-        "perplexity": evaluated.job.evaluate.perplexity,
-        "bleu": evaluated.job.evaluate.bleu is not None,
-        "samples": True,
-    }
+def evaluate(evaluated: Evaluated, tasks: Iterable[str]) -> None:
+    """Run these tasks, in the order of the table."""
+    wanted = set(tasks)
     for name, task in TASKS.items():
-        if asked[name]:
+        if name in wanted:
             task(evaluated)
 
 
@@ -135,7 +133,7 @@ def _signature(evaluated: Evaluated, shards: Shards, num_targets: int) -> str:
         tokenizer=evaluated.tokenizer.sha256[:8],
         context=context,
         stride="pair" if evaluated.job.data.pairs else context,
-        precision=PRECISION[evaluated.name],
+        precision="int8" if evaluated.name == "compressed" else "fp32",
         tokens=num_targets,
         bytes=_text_bytes(shards),
     )
@@ -244,6 +242,8 @@ def _sample_translations(evaluated: Evaluated) -> tuple[list[dict[str, str]], st
 
 def _write(evaluated: Evaluated, model: str, task: str, result: Result) -> None:
     if evaluated.world.rank == 0:
+        if model == evaluated.name:
+            result = replace(result, details={**result.details, "step": evaluated.step})
         write_result(evaluated.run, evaluated.stage, model, task, result)
         if result.value is not None:
             _say(evaluated, f"{result.metric} {result.value:.3f} {result.unit}".rstrip() + f" ({model})")
@@ -253,7 +253,5 @@ def _say(evaluated: Evaluated, text: str) -> None:
     if evaluated.world.rank == 0:
         print(f"{evaluated.stage.id}: {text}", flush=True)
 
-
-PRECISION = {"trained": "fp32", "compressed": "int8"}
 
 TASKS: Mapping[str, Callable[[Evaluated], None]] = {"perplexity": perplexity, "bleu": bleu, "samples": samples}

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from hpcllm import source, yaml_text
 from hpcllm.cluster.software import SoftwareEnvironment
@@ -211,6 +211,15 @@ class Samples(Record):
     """0 takes the likeliest token each time."""
 
 
+def _checkpoints(asked: Any) -> Any:
+    if asked in ("last", "best", "all") or (type(asked) is int and asked > 0):
+        return asked
+    raise ValueError(f"found {asked!r}; expected last, best, all, or how many, from 1")
+
+
+Checkpoints = Annotated[Literal["last", "best", "all"] | Positive, BeforeValidator(_checkpoints)]
+
+
 class Evaluate(Record):
     """What is measured after training."""
 
@@ -220,7 +229,7 @@ class Evaluate(Record):
     """For pairs."""
     samples: Samples = Samples()
     """Text from the model, to look at."""
-    checkpoints: Literal["last", "best", "all"] | Positive = "last"
+    checkpoints: Checkpoints = "last"
     """Which of those that are kept: the last; best, by its loss on the validation part; all; or so many, spread over
     the training, with the last. Several become an array of Slurm jobs, one for each checkpoint and task."""
 
@@ -490,7 +499,7 @@ def frozen_any_job(run: Run) -> AnyJob:
 def any_job_in(resolved: Mapping[str, Any], run: Run) -> AnyJob:
     """The same, of what its resolved.json says."""
     data = resolved["job"]
-    return source.check(data, kind_of(data), str(run.resolved_json), {})
+    return source.frozen(data, kind_of(data), str(run.resolved_json))
 
 
 def load_any_job(path: Path) -> AnyJob:

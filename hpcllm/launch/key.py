@@ -16,9 +16,9 @@ from hpcllm.run_directory import Run, read_json
 def is_current(run: Run, stage: Stage, record: Mapping[str, Any], key: str | None = None) -> bool:
     """Whether what a record calls done is done for this job and by this code, and its files are still there.
 
-    `key`: the stage's, where it is known.
+    `key`: the stage's (of an element: its array's), where it is known.
     """
-    current = record["key"] == (key or stage_key(run, stage))
+    current = record["key"] == (_of_element(key, stage) if key else stage_key(run, stage))
     return bool(current and all((run.root / name).exists() for name in stage.makes))
 
 
@@ -29,7 +29,14 @@ def stage_key(run: Run, stage: Stage) -> str:
 
 def key_of(plain_job: Mapping[str, Any], software: Mapping[str, Any], job: AnyJob, stage: Stage) -> str:
     """The same of what resolved.json and software.json hold, or will hold."""
-    return keys_of(plain_job, software, job)[stage.name]
+    return _of_element(keys_of(plain_job, software, job)[stage.name], stage)
+
+
+def _of_element(key: str, stage: Stage) -> str:
+    """The key of its stage, and what an element of an array differs in."""
+    if stage.element is None:
+        return key
+    return " ".join([key, *(f"{name}={value}" for name, value in stage.options.items())])
 
 
 def keys_of(plain_job: Mapping[str, Any], software: Mapping[str, Any], job: AnyJob) -> dict[str, str]:

@@ -3,6 +3,9 @@
 A row is a *use* of a program: evaluate stands here twice. Programs are the files of `hpcllm/stages/`. Rows of a
 researcher's own, any program at all, come from the job (`stages:`); each has its place among these by its `after` and
 `before`, and is rendered as a command of that researcher's.
+
+A stage may be an array: evaluate over checkpoints and tasks, shard over groups of files. Each element is a use of the
+same program with options of its own, and has its own record and log; together they are the stage.
 """
 
 from __future__ import annotations
@@ -38,11 +41,26 @@ class Stage:
     """Files of the run that are there when it is done; when one was deleted the stage runs again."""
     options: Mapping[str, str] = field(default_factory=dict)
     """What this use of the program differs in."""
+    array: tuple[Mapping[str, str], ...] = ()
+    """What each of its elements differs in; empty where the stage is no array."""
+    merge: str = ""
+    """module:function, called as function(run) when all elements are done: by the last of them, or by what needs it."""
+    element: int | None = None
+    """Which element of an array this is; None: the stage itself."""
 
     @property
     def id(self) -> str:
-        """Its name in every file name: `30-train`."""
-        return f"{self.number:02}-{self.name}"
+        """Its name in every file name: `30-train`, of an element `40-evaluate_3`."""
+        return f"{self.number:02}-{self.name}" + ("" if self.element is None else f"_{self.element}")
+
+    @property
+    def elements(self) -> tuple[Stage, ...]:
+        """The elements of an array; of any other stage itself."""
+        makes = () if self.merge else self.makes  # what is merged is there only when all are done
+        return tuple(
+            replace(self, element=i, options={**self.options, **own}, array=(), merge="", makes=makes)
+            for i, own in enumerate(self.array)
+        ) or (self,)
 
 
 PIPELINE = (
@@ -52,7 +70,7 @@ PIPELINE = (
     ),
     Stage(
         20, "shard", ("tokenizer",), "all", "hpcllm.stages.shard:main", ("data",),
-        "write tokens to HDF5 shards", ("data/index.json",),
+        "write tokens to HDF5 shards", ("data/index.json",), merge="hpcllm.stages.shard:merge",
     ),
     Stage(
         30, "train", ("shard",), "all", "hpcllm.stages.train:main", ("data", "model", "train"),
@@ -135,8 +153,21 @@ def _given(job: AnyJob) -> tuple[Stage, ...]:
     if not isinstance(job, Job):
         return ()
     skipped = {"compress", "evaluate-compressed"} if job.deploy.quantize == "none" else set()
-    kept = [row for row in PIPELINE if row.name not in skipped]
+    arrays = {"shard": _shards(job), "evaluate": _evaluations(job)}
+    kept = [replace(row, array=arrays.get(row.name, ())) for row in PIPELINE if row.name not in skipped]
     return tuple(_without(row, skipped) for row in kept)
+
+
+def _shards(job: Job) -> tuple[Mapping[str, str], ...]:
+    """Every n-th group of files: an element has something to do even where there are few."""
+    jobs = job.data.shard_jobs
+    return tuple({"share": f"{i}/{jobs}"} for i in range(jobs)) if jobs > 1 else ()
+
+
+def _evaluations(job: Job) -> tuple[Mapping[str, str], ...]:
+    """Checkpoints times tasks; of one checkpoint all tasks are one job."""
+    count, tasks = job.num_evaluated, job.evaluate.tasks
+    return tuple({"checkpoint": str(i), "task": task} for i in range(count) for task in tasks) if count > 1 else ()
 
 
 def _without(stage: Stage, skipped: set[str]) -> Stage:

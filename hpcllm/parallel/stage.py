@@ -3,6 +3,8 @@
 `hpcllm stage NAME RUN` is this. The record `state/NN-stage.json` says attempt, job, host, start, end and outcome, and
 the *key*: a hash of what the stage read of the job, of the keys of the stages before it, and of the code. The same key
 and the outcome `done` mean that there is nothing to do. Data is never read again to find that out.
+
+Of an array each element has a record of its own. Without `--part` one start does all elements, one after the other.
 """
 
 from __future__ import annotations
@@ -22,11 +24,13 @@ from typing import Any
 
 from hpcllm.errors import ExitCode, HpcllmError, Interrupted, UserError
 from hpcllm.job.spec import frozen_any_job
-from hpcllm.launch.key import is_current, stage_key
+from hpcllm.launch.array import Part, are_done, is_done
+from hpcllm.launch.key import stage_key
 from hpcllm.launch.pipeline import Stage, find_stage
 from hpcllm.launch.process import writer_lives
 from hpcllm.parallel.expected import ranks_of_run
 from hpcllm.parallel.interfaces import start_mpi
+from hpcllm.parallel.launched import library_here, singletons, started_as
 from hpcllm.parallel.world import World
 from hpcllm.run_directory import Run, read_json, write_json
 
@@ -34,30 +38,28 @@ HEARTBEAT_S = 10.0
 GRACE_S = 2.0
 
 
-def run_stage(run: Run, name: str) -> None:
-    """Do one stage, or nothing if it is done. Raises HpcllmError with the exit code that the script acts on."""
+def run_stage(run: Run, name: str, part: str | None = None) -> None:
+    """Do one stage, or its part of an array (`3/8`), as far as it is not done.
+
+    Raises HpcllmError with the exit code that the script acts on.
+    """
     stage = find_stage(frozen_any_job(run), name)
     if not stage.program:
         raise UserError(f"{run.root}: runs a command of its own, which only its script can start")
-    alone = partial(record_failure, run, stage, World.alone())
+    elements = Part.parse(part).elements(stage) if part else stage.elements
+    alone = partial(record_failure, run, (*elements, stage)[0], World.alone())
     world = start_mpi(alone) if stage.ranks == "all" else World.alone()
     try:
         _check_ranks(run, stage, world)
-        key = stage_key(run, stage)
         missing = world.broadcast(_missing_before(run, stage) if world.rank == 0 else None)
         if missing:
             raise UserError(
                 f"{stage.id}: {missing} is not done with what the job says now; hpcllm stage {missing} first"
             )
-        if world.broadcast(world.rank == 0 and _is_done(run, stage)):
-            _say(world, f"{stage.id}: done already, nothing to do")
-            return
-        refusal = world.broadcast(_refusal(run, stage) if world.rank == 0 else None)
-        if refusal:
-            raise UserError(refusal)
-        module, function = stage.program.split(":")
-        with _recorded(run, stage, world, key):
-            getattr(importlib.import_module(module), function)(run, stage, world)
+        for element in elements:
+            _run_element(run, stage, element, world, part)
+        if world.rank == 0:
+            _merge(run, stage)
     except Interrupted as interrupted:  # every rank agreed on it and has saved; one says so
         if world.rank != 0:
             raise SystemExit(int(interrupted.exit_code)) from None
@@ -68,32 +70,58 @@ def run_stage(run: Run, name: str) -> None:
         raise
 
 
+def _run_element(run: Run, stage: Stage, element: Stage, world: World, part: str | None) -> None:
+    """One element of an array, or a stage that is none. The last one puts together what all have made."""
+    key = stage_key(run, element)
+    if world.broadcast(world.rank == 0 and are_done(run, stage, [element])):
+        _say(world, f"{element.id}: done already, nothing to do")
+        return
+    refusal = world.broadcast(_refusal(run, element) if world.rank == 0 else None)
+    if refusal:
+        raise UserError(refusal)
+    module, function = stage.program.split(":")
+    with _recorded(run, element, world, key, part):
+        getattr(importlib.import_module(module), function)(run, element, world)
+        others = [other for other in stage.elements if other != element]
+        if stage.array and world.rank == 0 and are_done(run, stage, others):
+            _call_merge(run, stage)
+
+
+def _merge(run: Run, stage: Stage) -> None:
+    """Put together what the elements of an array have made, where all are done and it is not there."""
+    if stage.array and not is_done(run, stage) and are_done(run, stage, stage.elements):
+        _call_merge(run, stage)
+
+
+def _call_merge(run: Run, stage: Stage) -> None:
+    if stage.merge:
+        module, function = stage.merge.split(":")
+        getattr(importlib.import_module(module), function)(run)
+
+
 def _check_ranks(run: Run, stage: Stage, world: World) -> None:
     expected = ranks_of_run(run, frozen_any_job(run)).ranks if stage.ranks == "all" else 1
     if world.size == expected:
         return
-    likely = (
-        "every rank started as a world of its own: the launcher and the MPI library do not know each other "
-        "(try another srun --mpi=, software.mpi.launcher in the profile; srun --mpi=list shows them)"
-        if world.size == 1
-        else "start it as scripts/ does, or render the job for this number of ranks"
-    )
+    started = started_as(os.environ)
+    if world.size == 1 and (started.size or 1) > 1:
+        alone = singletons(started, library_here())
+        raise UserError(f"{stage.id}: {alone.what}; {alone.cause}; {alone.action}")
+    likely = "start it as scripts/ does, or render the job for this number of ranks"
     raise UserError(f"{stage.id}: found {world.size} MPI ranks; the run is for {expected}; {likely}")
 
 
 def _missing_before(run: Run, stage: Stage) -> str | None:
-    """The first stage before this one that is not done as the job and the code are now."""
+    """The first stage before this one that is not done as the job and the code are now.
+
+    On some filesystems the last two elements of an array did not see each other; then it is put together here.
+    """
     job = frozen_any_job(run)
-    before = (find_stage(job, name) for name in stage.after)
-    return next((earlier.name for earlier in before if not _is_done(run, earlier)), None)
-
-
-def _is_done(run: Run, stage: Stage) -> bool:
-    path = run.state_json(stage.id)
-    if not path.exists():
-        return False
-    record = read_json(path)
-    return record["outcome"] == "done" and is_current(run, stage, record)
+    for earlier in (find_stage(job, name) for name in stage.after):
+        _merge(run, earlier)
+        if not is_done(run, earlier):
+            return earlier.name
+    return None
 
 
 def _refusal(run: Run, stage: Stage) -> str | None:
@@ -112,12 +140,12 @@ def _refusal(run: Run, stage: Stage) -> str | None:
 
 
 @contextmanager
-def _recorded(run: Run, stage: Stage, world: World, key: str) -> Iterator[None]:
-    """Write the stage's record at its start and its end, whatever the end is."""
+def _recorded(run: Run, stage: Stage, world: World, key: str, part: str | None) -> Iterator[None]:
+    """Write the record of a stage or an element at its start and its end, whatever the end is."""
     path = run.state_json(stage.id)
     state: dict[str, Any] = {}
     if world.rank == 0:
-        state = _new_record(run, stage, world, key)
+        state = {**_new_record(run, stage, world, key), **({"part": part} if part else {})}
         write_json(path, state)
     outcome, message, code = "failed", "killed", int(ExitCode.FAILED)
     ended = threading.Event()
