@@ -29,6 +29,7 @@ from hpcllm.errors import HpcllmError, UserError
 from hpcllm.job.spec import Job, frozen_job
 from hpcllm.model.build import Model, build
 from hpcllm.run_directory import Run, atomic_path, read_json, write_json, write_text
+from hpcllm.train.kept import best, chosen, steps
 
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 
@@ -74,7 +75,7 @@ def save(
     if damage := damage_of(target):
         raise HpcllmError(f"{damage}: it was just written, so the disk or the memory is at fault; use another one")
     write_text(run.latest, f"{target.name}\n")
-    _drop(run, step, job.train.checkpoint.keep)
+    _drop(run, job, step)
     return sum(entry["bytes"] for entry in written.values())
 
 
@@ -111,14 +112,15 @@ def load(run: Run, job: Job, model: nn.Module, optimizer: torch.optim.Optimizer,
     return state
 
 
-def trained_model(run: Run) -> Model:
-    """The model with the weights that LATEST names, in eval mode, on the CPU, in fp32.
+def trained_model(run: Run, step: int | None = None) -> Model:
+    """The trained model, or as it was after `step`, in eval mode, on the CPU, in fp32.
 
-    Raises HpcllmError when there are none yet, or when they are damaged.
+    Its weights are the last ones, or the best where the job evaluates the best. Raises HpcllmError when there are none
+    yet, or when they are damaged.
     """
     if not run.latest.exists():
         raise HpcllmError(f"{run.latest}: missing; the train stage has not saved anything yet")
-    directory = run.checkpoints / run.latest.read_text(encoding="utf-8").strip()
+    directory = run.checkpoint(chosen(run, frozen_job(run))[0] if step is None else step)
     if damage := damage_of(directory):
         raise HpcllmError(f"{damage}; delete {directory} and run the train stage again: it goes on from the one before")
     state = State(**read_json(directory / STATE))
@@ -136,12 +138,6 @@ def fresh_model(job: Job, vocabulary_size: int, activation_checkpointing: bool =
     """A model whose weights the job's seed determines."""
     torch.manual_seed(job.train.seed)
     return build(job.model, vocabulary_size, activation_checkpointing)
-
-
-def steps(run: Run) -> list[int]:
-    """The steps of which a checkpoint is there, the newest first. Temporary names do not count."""
-    names = (path.name.removeprefix("step-") for path in run.checkpoints.glob("step-*"))
-    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
 
 
 def damage_of(directory: Path) -> str | None:
@@ -177,10 +173,15 @@ def _identity(run: Run, job: Job) -> dict[str, Any]:
     }
 
 
-def _drop(run: Run, newest: int, keep: int) -> None:
-    """Delete all but the `keep` newest. Steps beyond the one just saved were passed over at the start: damaged."""
+def _drop(run: Run, job: Job, newest: int) -> None:
+    """Delete all but the newest, and the best where that one is wanted.
+
+    Steps beyond the one just saved were passed over at the start: damaged.
+    """
     found = steps(run)
-    kept = [step for step in found if step <= newest][:keep]
+    kept = (whole := [step for step in found if step <= newest])[: job.train.checkpoint.keep]
+    if job.evaluate.checkpoints == "best":
+        kept.append(best(run, whole))
     for step in found:
         if step not in kept:
             shutil.rmtree(run.checkpoint(step))
