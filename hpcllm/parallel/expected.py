@@ -10,6 +10,7 @@ from pathlib import Path
 from hpcllm.cluster.probe.preferred import preferring_measured
 from hpcllm.cluster.profile import Profile, frozen_profile
 from hpcllm.job.spec import AnyJob, Job, ProbeJob, frozen_any_job
+from hpcllm.parallel.launched import started_as
 from hpcllm.plan.plan import read_plan
 from hpcllm.run_directory import Run
 
@@ -42,37 +43,6 @@ class Expected:
 
 
 NOTHING = Expected()
-
-
-@dataclass(frozen=True)
-class Started:
-    """This process as its launcher numbered it, without asking MPI. None: no launcher did."""
-
-    rank: int | None = None
-    size: int | None = None
-    source: str = ""
-
-
-_LAUNCHERS = (  # rank and size that a launcher gives each process; the one nearest to the process first
-    ("PMI_RANK", "PMI_SIZE"),
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
-    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
-)
-
-
-def started_as(environment: Mapping[str, str]) -> Started:
-    """Who the launcher says that this process is."""
-    for rank, size in _LAUNCHERS:
-        if rank in environment and size in environment:
-            return Started(int(environment[rank]), int(environment[size]), size)
-    return Started()
-
-
-def is_first_of_node(environment: Mapping[str, str]) -> bool:
-    """Whether this process is the first of its node, by its launcher; one that no launcher started is."""
-    names = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
-    return next((environment[name] for name in names if name in environment), "0") == "0"
 
 
 def expected_of_environment(environment: Mapping[str, str]) -> Expected:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Literal
 
 from hpcllm.errors import ExitCode
-from hpcllm.parallel.checks import Finding
-from hpcllm.parallel.expected import is_first_of_node
+from hpcllm.parallel.finding import Finding
+from hpcllm.parallel.launched import check_protocol, is_first_of_node, library_here, started_as
 from hpcllm.parallel.world import World
 
 ADAPTERS = Path("/sys/class")
@@ -84,11 +84,12 @@ def before_mpi(network: Network) -> list[Finding]:
 
 
 def start_mpi(failed: Callable[[str], None]) -> World:
-    """The world, unless MPI would die as it starts, of a name that this node does not have, without saying so.
+    """The world, unless MPI would die as it starts without saying why.
 
-    One rank of such a node says it and hands it to `failed`; then all of them exit with 1.
+    Of a name that this node does not have, or of a launcher that its library does not understand. One rank of such a
+    node says it and hands it to `failed`; then all of them exit with 1.
     """
-    wrong = before_mpi(network_here())
+    wrong = before_mpi(network_here()) or _not_understood()
     if not wrong:
         return _started()
     if is_first_of_node(os.environ):
@@ -96,6 +97,15 @@ def start_mpi(failed: Callable[[str], None]) -> World:
         failed("; ".join(finding.what for finding in wrong))
     time.sleep(GRACE_S)  # other nodes say theirs, before the launcher ends them
     raise SystemExit(int(ExitCode.FAILED))
+
+
+def _not_understood() -> list[Finding]:
+    """Asked of the library itself, which is loaded for it, and not started."""
+    import mpi4py
+
+    mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
+    finding = check_protocol(started_as(os.environ), library_here())
+    return [finding] if finding else []
 
 
 def _started() -> World:
@@ -106,6 +116,10 @@ def _started() -> World:
     ranks = next((int(os.environ[name]) for name in ("PMI_SIZE", "SLURM_NTASKS") if os.environ.get(name)), 1)
     faulthandler.dump_traceback_later(START_S + START_S_OF_A_RANK * ranks, exit=True)
     try:
+        from mpi4py import MPI
+
+        if not MPI.Is_initialized():
+            MPI.Init_thread()
         return World.of_mpi()
     finally:
         faulthandler.cancel_dump_traceback_later()

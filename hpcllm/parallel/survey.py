@@ -11,9 +11,9 @@ import torch
 from hpcllm.cluster.probe.found import ProbedNode
 from hpcllm.parallel import bandwidth
 from hpcllm.parallel.bandwidth import AllReduce
-from hpcllm.parallel.checks import best_rates
 from hpcllm.parallel.gpu_bandwidth import measure_gpu_all_reduce
-from hpcllm.parallel.preflight import Report
+from hpcllm.parallel.links import best_rates
+from hpcllm.parallel.preflight_report import Report
 from hpcllm.parallel.speed import best_matmul, copy_bytes_per_s
 from hpcllm.parallel.world import World
 

@@ -18,6 +18,7 @@ from hpcllm.parallel import checks, preflight, survey
 from hpcllm.parallel.bandwidth import AllReduce
 from hpcllm.parallel.expected import expected, partition_here
 from hpcllm.parallel.files import FileRates, measure_files
+from hpcllm.parallel.finding import to_json
 from hpcllm.parallel.world import World
 from hpcllm.progress import ProgressLines
 from hpcllm.run_directory import Run, write_json
@@ -56,7 +57,7 @@ def main(run: Run, stage: Stage, world: World) -> None:
             node_type=profile.node_type_name(partition),
             filesystem=name,
             world_size=world.size,
-            library=report.library,
+            library=report.library.text,
             binding=tuple((rank.host, as_ranges(rank.cpus)) for rank in report.facts),
             nodes=survey.nodes_of(world, report, compute, network),
             links=tuple((world.hosts[x.nodes[0]], world.hosts[x.nodes[1]], x.bytes_per_s) for x in report.links),
@@ -66,7 +67,7 @@ def main(run: Run, stage: Stage, world: World) -> None:
             gpu_all_reduce_bytes_per_s=_bus(network.gpus, world.size),
             files=_rates(files),
             all_reduce=network.to_json(),
-            findings=tuple(checks.to_json(found)),
+            findings=tuple(to_json(found)),
         )
         write_json(run.probe_json, probed.to_json())
     say(4, "measured")

@@ -36,7 +36,10 @@ def test_two_ranks_are_fit_to_start_and_no_torch_was_imported(mpirun):
     found = json.loads(ended.stdout)
     assert found["fit"]
     assert (found["ranks"], found["nodes"]) == (2, 1)
-    assert [one["bytes"] for one in found["all_reduce"]] == [8, 65536, 4194304]
+    assert [one["bytes"] for one in found["all_reduce"]][:3] == [8, 1024, 65536]
+    assert found["inside_bytes_per_s"][0] > 0
+    assert found["software"]["torch"] != "missing"
+    assert found["contract_s"] > 0
 
 
 def test_too_few_ranks_are_an_error(mpirun):

@@ -262,8 +262,10 @@ def test_ranks_that_started_each_alone_are_told_why(run: Run, monkeypatch: pytes
     monkeypatch.setattr(World, "of_mpi", World.alone)
     plan = read_json(run.plan_json)
     write_json(run.plan_json, {**plan, "world_size": 4})
+    for name, value in {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4"}.items():
+        monkeypatch.setenv(name, value)
 
-    with pytest.raises(UserError, match="found 1 MPI ranks; the run is for 4; every rank .* world of its own"):
+    with pytest.raises(UserError, match="each of the 4 processes is an MPI world .*; srun was given no --mpi="):
         run_stage(run, "shard")
 
     assert not run.state_json("20-shard").exists()
