@@ -61,7 +61,7 @@ def run_with_model(tmp_path: Path) -> Callable[..., Run]:
         tokenizer.main(run, find_stage(job, "tokenizer"), World.alone())
         shard.main(run, find_stage(job, "shard"), World.alone())
         model = checkpoint.fresh_model(job, Tokenizer.load(run.tokenizer_json).vocabulary_size)
-        checkpoint.save(run, job, model, torch.optim.AdamW(model.parameters()), 1, "fp32", 1)
+        checkpoint.save(run, job, model, torch.optim.AdamW(model.parameters()), 1, "fp32", World.alone())
         return run
 
     return make

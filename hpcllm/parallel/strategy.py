@@ -1,24 +1,40 @@
-"""How a model is spread over the ranks: torch's process group for a World, and the model's wrapper."""
+"""How a model is spread over the ranks: torch's process group for a World, and the four strategies.
+
+| strategy | every rank holds | ranks exchange, in units of an all-reduce of the gradients |
+|---|---|---|
+| ddp   | everything | 1 |
+| zero1 | weights and gradients, 1/n of the optimizer's state | 1½ |
+| fsdp  | 1/n of everything, and the weights of the layers at work | ½, and 1 more for each micro-batch |
+| hsdp  | as fsdp, n the ranks of a node | inside a node as fsdp, across the nodes 1/n of what ddp exchanges |
+
+Li et al. 2020 (DDP), Rajbhandari et al. 2020 (ZeRO), Zhao et al. 2023 (FSDP and hybrid sharding).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch._C._distributed_c10d import Store, TCPStore
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from hpcllm.errors import UserError
 from hpcllm.parallel import mpi_backend
+from hpcllm.parallel.pieces import Piece, pieces_of
 from hpcllm.parallel.world import World
+from hpcllm.parallel.zero import ShardedOptimizer
 
 BUCKET_MB = 25.0  # DDP's own default; a first bucket of 1 MiB goes out before it
+DDP_OPTIONS: dict[str, Any] = {"bucket_cap_mb": BUCKET_MB, "gradient_as_bucket_view": True}
 RENDEZVOUS_S = 120.0
 
 
@@ -48,23 +64,110 @@ def init_torch(world: World) -> None:
     dist.init_process_group(backend, store=_rendezvous(world), rank=world.rank, world_size=world.size)
 
 
-def data_parallel(model: nn.Module, world: World, strategy: str = "ddp") -> nn.Module:
-    """The model with gradients averaged over all ranks in backward; one rank gets the model itself.
+def data_parallel(model: nn.Module, world: World, strategy: str = "ddp", precision: str = "fp32") -> nn.Module:
+    """The model, on this rank's device, with gradients averaged over all ranks in backward; one rank needs no wrapper.
 
-    Every rank must hold the same weights, or rank 0's are copied. Raises UserError for a strategy that there is not.
+    Every rank must hold the same weights: ddp and zero1 copy rank 0's, the others keep of its own what each rank has.
+    Raises UserError for a strategy that there is not, and for nodes that hsdp cannot take.
     """
-    if strategy != "ddp":
-        raise UserError(f"strategy: found {strategy!r}; ddp is what this version trains with")
+    if strategy not in STRATEGIES:
+        raise UserError(f"strategy: found {strategy!r}; expected {', '.join(STRATEGIES)}")
     if world.size == 1:
-        return model
-    return DistributedDataParallel(model, bucket_cap_mb=BUCKET_MB, gradient_as_bucket_view=True)
+        return model.to(_device_type())
+    return STRATEGIES[strategy](model, world, precision)
+
+
+def _ddp(model: nn.Module, world: World, precision: str) -> nn.Module:
+    return _quiet(DistributedDataParallel(model.to(_device_type()), **DDP_OPTIONS))
+
+
+def _zero1(model: nn.Module, world: World, precision: str) -> nn.Module:
+    return _quiet(ShardedOptimizer(model.to(_device_type()), world.rank, world.size, **DDP_OPTIONS))
+
+
+def _quiet(model: DistributedDataParallel) -> nn.Module:
+    """A model's buffers are constants (the sinusoids of positions): equal once, they need no word before each forward.
+
+    torch 2.13 warns of the constructor's option, for which older ones have no other name.
+    """
+    model.broadcast_buffers = False
+    return model
+
+
+def _fsdp(model: nn.Module, world: World, precision: str) -> nn.Module:
+    return _fully_sharded(model, init_device_mesh(_device_type(), (world.size,)), precision)
+
+
+def _hsdp(model: nn.Module, world: World, precision: str) -> nn.Module:
+    mesh = DeviceMesh(_device_type(), ranks_by_part(world), mesh_dim_names=("replicate", "shard"))
+    return _fully_sharded(model, mesh, precision)
+
+
+STRATEGIES: dict[str, Callable[[nn.Module, World, str], nn.Module]] = {
+    "ddp": _ddp,
+    "zero1": _zero1,
+    "fsdp": _fsdp,
+    "hsdp": _hsdp,
+}
+
+
+def _fully_sharded(model: nn.Module, mesh: DeviceMesh, precision: str) -> nn.Module:
+    """Each layer's weights are gathered when it computes; embedding and last norm stay from forward to backward.
+
+    Under bf16 the layers' weights are gathered in bf16. Autocast would make the same copies of them, but hold all
+    until backward, which is what sharding is to save.
+    """
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if precision == "bf16" else None,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,  # autocast does, as it does without sharding
+    )
+    for stack in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
+        for layer in stack:
+            fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def ranks_by_part(world: World) -> list[list[int]]:
+    """The ranks of each node, wherever the launcher put them; of a single node, of its two halves.
+
+    Raises UserError where the nodes have unequal numbers of ranks.
+    """
+    node_of_rank = world.all_gather(world.node)
+    parts = [[rank for rank, node in enumerate(node_of_rank) if node == part] for part in range(world.nodes)]
+    if world.nodes == 1 and world.size > 2 and world.size % 2 == 0:
+        return [parts[0][: world.size // 2], parts[0][world.size // 2 :]]
+    if len({len(part) for part in parts}) > 1:
+        found = ", ".join(f"{len(part)} on {host}" for part, host in zip(parts, world.hosts, strict=True))
+        raise UserError(f"strategy hsdp: found {found}; it needs as many ranks on every node; fsdp takes any")
+    return parts
 
 
 def no_sync(model: nn.Module) -> AbstractContextManager[None]:
     """Backward in this block adds to this rank's gradients and talks to nobody: all micro-batches but the last."""
     if isinstance(model, DistributedDataParallel):
         return model.no_sync()
-    return contextlib.nullcontext()
+    return _no_gradient_sync(model) if isinstance(model, FSDPModule) else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _no_gradient_sync(model: FSDPModule) -> Iterator[None]:
+    """The whole gradients are held meanwhile. Weights are gathered all the same, for few fit beside them."""
+    model.set_requires_gradient_sync(False)
+    yield
+    model.set_requires_gradient_sync(True)
+
+
+def updated_pieces(model: nn.Module, world: World) -> list[Piece]:
+    """What this rank's optimizer updates of a model that `data_parallel` gave."""
+    return model.pieces if isinstance(model, ShardedOptimizer) else pieces_of(bare(model), world)
+
+
+def update(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """The optimizer's step, and the new weights on every rank that needs them."""
+    with model.updating() if isinstance(model, ShardedOptimizer) else contextlib.nullcontext():
+        optimizer.step()
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -72,6 +175,10 @@ def bare(model: nn.Module) -> nn.Module:
     module = model.module if isinstance(model, DistributedDataParallel) else model
     assert isinstance(module, nn.Module)
     return module
+
+
+def _device_type() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _rendezvous(world: World) -> Store:

@@ -14,7 +14,7 @@ from hpcllm.data.staging import staged
 from hpcllm.errors import Interrupted
 from hpcllm.job.spec import Job, frozen_job
 from hpcllm.launch.pipeline import Stage
-from hpcllm.parallel.strategy import data_parallel, torch_process_group
+from hpcllm.parallel.strategy import bare, data_parallel, torch_process_group
 from hpcllm.parallel.world import World
 from hpcllm.plan.plan import Plan, read_plan
 from hpcllm.run_directory import Run, read_json
@@ -46,15 +46,14 @@ def main(run: Run, stage: Stage, world: World) -> None:
 def _train(run: Run, job: Job, plan: Plan, world: World, metrics: Metrics, stop: StopRequest, folder: Path) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     shards, held_out = Shards.open(run, "train", folder), Shards.open(run, "validation", folder)
-    bare = checkpoint.fresh_model(job, shards.vocabulary_size, plan.activation_checkpointing).to(device)
-    optimizer = adamw(bare, job.train.optimizer)
+    whole = checkpoint.fresh_model(job, shards.vocabulary_size, plan.activation_checkpointing)
 
     # Go on from the newest checkpoint that is whole. A damaged one is named, and the one before it taken.
     found, damages = world.broadcast(checkpoint.latest(run) if world.rank == 0 else (None, []))
     for damage in damages:
         metrics.event("damaged", message=damage)
         metrics.say(f"train: {damage}; taking the checkpoint before it" if found else f"train: {damage}; none is whole")
-    resumed = None if found is None else checkpoint.load(run, job, bare, optimizer, found)
+    resumed = None if found is None else checkpoint.load_model(run, job, whole, found)
     if resumed:
         metrics.event("resumed", step=found, world_size_before=resumed.world_size)
         metrics.say(f"train: resumed after step {found}")
@@ -62,24 +61,30 @@ def _train(run: Run, job: Job, plan: Plan, world: World, metrics: Metrics, stop:
     tokens, before = plan.micro_batch * job.model.context, resumed.precision if resumed else None
     chosen = choose(job.train.precision, before, job.model, tokens, world, device)
     threads = torch.get_num_threads()
-    shape = {"micro_batch": plan.micro_batch, "gradient_accumulation": plan.gradient_accumulation}
-    metrics.event("start", **asdict(chosen), threads=threads, device=device, world_size=world.size, **shape)
-    metrics.say(f"train: {chosen.precision} ({chosen.reason}); {threads} threads a rank")
+    batch = {"micro_batch": plan.micro_batch, "gradient_accumulation": plan.gradient_accumulation}
+    shape = {"world_size": world.size, "strategy": plan.strategy, **batch}
+    metrics.event("start", **asdict(chosen), threads=threads, device=device, **shape)
+    metrics.say(f"train: {plan.strategy}, {chosen.precision} ({chosen.reason}); {threads} threads a rank")
+
+    # Spread the model, and only then make the optimizer: it updates what this rank holds.
+    model = data_parallel(whole, world, plan.strategy, chosen.precision)
+    optimizer = adamw(model, job.train.optimizer, world)
+    if found is not None:
+        checkpoint.load_optimizer(run, model, optimizer, found, world)
 
     def save(step: int) -> None:
         start_s = time.perf_counter()
-        if world.rank == 0:
-            size_bytes = checkpoint.save(run, job, bare, optimizer, step, chosen.precision, world.size)
-            metrics.event("checkpoint", step=step, bytes=size_bytes, write_s=time.perf_counter() - start_s)
+        size_bytes = checkpoint.save(run, job, model, optimizer, step, chosen.precision, world)
+        metrics.event("checkpoint", step=step, bytes=size_bytes, write_s=time.perf_counter() - start_s)
         world.barrier()
 
     def validate(step: int) -> None:
         if held_out.num_documents:
             batches = evaluation_batches(held_out, job, world.rank, world.size, plan.micro_batch)
-            metrics.validation(step, mean_loss(bare, batches, world, chosen.precision))
+            metrics.validation(step, mean_loss(bare(model), batches, world, chosen.precision))
 
     train(
-        data_parallel(bare, world, plan.strategy),
+        model,
         optimizer,
         train_batches(shards, job, world.rank, world.size, found or 0, plan.micro_batch),
         likelihood(job.train.label_smoothing),

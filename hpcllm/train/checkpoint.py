@@ -21,13 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hpcllm.errors import HpcllmError, UserError
 from hpcllm.job.spec import Job, frozen_job
 from hpcllm.model.build import Model, build
+from hpcllm.parallel.pieces import Piece, joined, local, optimizer_parts, pieces_of, weight_parts
+from hpcllm.parallel.strategy import bare, updated_pieces
+from hpcllm.parallel.world import World
 from hpcllm.run_directory import Run, atomic_path, read_json, write_json, write_text
 from hpcllm.train.kept import best, chosen, steps
 
@@ -50,21 +53,26 @@ class State:
 
 
 def save(
-    run: Run, job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, precision: str, world_size: int
+    run: Run, job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, precision: str, world: World
 ) -> int:
     """Write `checkpoints/step-N`, read it back, name it in LATEST, drop all but the newest. Returns its bytes.
 
-    One rank calls it. Raises HpcllmError when the disk cannot take it; the checkpoints before it stay as they are.
+    All ranks call it, with the model as `data_parallel` gave it: what they hold comes together on rank 0, which writes;
+    the others return 0 when they have sent theirs. Raises HpcllmError when the disk cannot take it; the checkpoints
+    before it stay as they are.
     """
+    weights, moments = _whole(model, optimizer, world)
+    if world.rank > 0:
+        return 0
     _remove_leftovers(run)
     commit = read_json(run.software_json).get("commit")
-    state = State(step, step * job.train.global_batch, precision, world_size, commit, _identity(run, job))
+    state = State(step, step * job.train.global_batch, precision, world.size, commit, _identity(run, job))
     target = run.checkpoint(step)
     try:
         with atomic_path(target) as temporary:
             temporary.mkdir()
-            save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary / MODEL)
-            save_file(_optimizer_tensors(model, optimizer), temporary / OPTIMIZER)
+            save_file(weights, temporary / MODEL)
+            save_file(moments, temporary / OPTIMIZER)
             write_json(temporary / STATE, asdict(state))
             written = {name: _fingerprint(temporary / name) for name in (MODEL, OPTIMIZER, STATE)}
             write_json(temporary / MANIFEST, written)
@@ -90,8 +98,8 @@ def latest(run: Run) -> tuple[int | None, list[str]]:
     return None, damages
 
 
-def load(run: Run, job: Job, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> State:
-    """Put a checkpoint that `latest` found whole into model and optimizer.
+def load_model(run: Run, job: Job, model: nn.Module, step: int) -> State:
+    """Put the weights of a checkpoint that `latest` found whole into a model that is not yet spread over ranks.
 
     Raises UserError when it is of another training than the job describes.
     """
@@ -104,12 +112,17 @@ def load(run: Run, job: Job, model: nn.Module, optimizer: torch.optim.Optimizer,
                 f"render the job into a new directory, or delete {run.checkpoints} to train from the beginning"
             )
     model.load_state_dict(load_file(directory / MODEL))
-    parameters = dict(model.named_parameters())
-    for name, tensor in load_file(directory / OPTIMIZER).items():
-        parameter_name, _, key = name.rpartition("/")
-        parameter = parameters[parameter_name]
-        optimizer.state[parameter][key] = tensor.to(parameter.device)
     return state
+
+
+def load_optimizer(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, world: World) -> None:
+    """Put the state of the optimizer into this rank's, as much of it as this rank updates of the spread model."""
+    pieces = {piece.name: piece for piece in updated_pieces(model, world)}
+    with safe_open(run.checkpoint(step) / OPTIMIZER, "pt") as file:
+        for name in file.keys():  # noqa: SIM118  (it is no mapping)
+            weight, _, key = name.rpartition("/")
+            if weight in pieces:
+                optimizer.state[pieces[weight].parameter][key] = _state(pieces[weight], file.get_tensor(name))
 
 
 def trained_model(run: Run, step: int | None = None) -> Model:
@@ -193,10 +206,23 @@ def _remove_leftovers(run: Run) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        f"{names[parameter]}/{key}": tensor.contiguous()
-        for parameter, state in optimizer.state.items()
-        for key, tensor in state.items()
-    }
+def _whole(
+    model: nn.Module, optimizer: torch.optim.Optimizer, world: World
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """On rank 0 the weights, and the optimizer's state by `<weight>/<key>`; on the others nothing."""
+    names = [name for name, _ in bare(model).named_parameters()]
+    keys = sorted({key for state in optimizer.state.values() for key in state})
+    moments = optimizer_parts(updated_pieces(model, world), optimizer.state)
+    return (
+        joined(weight_parts(pieces_of(bare(model), world)), names, world),
+        joined(moments, [f"{name}/{key}" for name in names for key in keys], world),
+    )
+
+
+def _state(piece: Piece, whole: Tensor) -> Tensor:
+    """The state of a piece, cut from that of the whole weight."""
+    if whole.dim() == 0:
+        return whole.to(piece.parameter.device)
+    state = torch.zeros_like(piece.parameter, requires_grad=False)
+    local(state).copy_(piece.of(whole))
+    return state

@@ -5,12 +5,13 @@ Shape suffixes: B sequences, T targets of a sequence, V vocabulary, N = B·T row
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -49,10 +50,13 @@ def likelihood(label_smoothing: float) -> Loss:
 
 @torch.no_grad()
 def mean_loss(model: nn.Module, batches: Iterable[Batch], world: World, precision: str) -> float:
-    """Nats per target over the batches of all ranks, each target counted once, without dropout or smoothing."""
+    """Nats per target over the batches of all ranks, each target counted once, without dropout or smoothing.
+
+    Rank 0 has as many batches as any other rank.
+    """
     model.eval()
     nats_and_targets = np.zeros(2)
-    for batch in batches:
+    for batch in _in_step(model, batches, world):
         on_device = batch_on(batch, next(model.parameters()).device)
         with autocast(on_device.targets.device.type, precision):
             nats = cross_entropy(model(*on_device.inputs), on_device.targets)
@@ -60,6 +64,20 @@ def mean_loss(model: nn.Module, batches: Iterable[Batch], world: World, precisio
     model.train()
     nats_sum, num_targets = world.all_reduce_sum(nats_and_targets)
     return float(nats_sum / num_targets)
+
+
+def _in_step(model: nn.Module, batches: Iterable[Batch], world: World) -> Iterator[Batch]:
+    """As many batches on every rank where the weights are sharded: each forward pass gathers them from all ranks.
+
+    A rank that has none left takes rank 0's without a target that counts. At the end the weights are sharded again.
+    """
+    if not isinstance(model, FSDPModule):
+        yield from batches
+        return
+    own = iter(batches)
+    while (everybodys := world.broadcast(batch := next(own, None))) is not None:
+        yield batch or Batch(everybodys.inputs, torch.full_like(everybodys.targets, IGNORED))
+    model.reshard()
 
 
 def batch_on(batch: Batch, device: torch.device) -> Batch:

@@ -6,20 +6,25 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from hpcllm.job import spec
+from hpcllm.parallel.strategy import updated_pieces
+from hpcllm.parallel.world import World
 
 
-def adamw(model: nn.Module, settings: spec.Optimizer) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) by torch's fused kernel. Weight decay is for matrices only.
+def adamw(model: nn.Module, settings: spec.Optimizer, world: World) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019), by torch's fused kernel, of what this rank updates of the model.
 
+    `model` is as `data_parallel` gave it. Weight decay is for matrices only.
     Norms and biases are no matrices; positions are left alone too, since zero is no place in particular.
     """
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (decayed if parameter.dim() >= 2 and not name.endswith("positions") else others).append(parameter)
+    for piece in updated_pieces(model, world):
+        is_decayed = len(piece.shape) >= 2 and not piece.name.endswith("positions")
+        (decayed if is_decayed else others).append(piece.parameter)
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     betas = (settings.beta1, settings.beta2)
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, fused=True)
@@ -51,6 +56,8 @@ def clip(model: nn.Module, max_norm: float) -> Tensor:
     """
     parameters = list(model.parameters())
     norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if isinstance(norm, DTensor):  # of sharded gradients: each rank has its share of the sum of squares
+        norm = norm.full_tensor()
     if max_norm > 0:
         clip_grads_with_norm_(parameters, max_norm, norm)
     return norm

@@ -144,7 +144,7 @@ def test_a_diverged_model_is_named_and_not_written(run_with_model):
     model = trained_model(run)
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
-    checkpoint.save(run, frozen_job(run), model, torch.optim.AdamW(model.parameters()), 2, "fp32", 1)
+    checkpoint.save(run, frozen_job(run), model, torch.optim.AdamW(model.parameters()), 2, "fp32", World.alone())
 
     with pytest.raises(HpcllmError, match="diverged"):
         evaluated(run)

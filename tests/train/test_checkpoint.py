@@ -12,6 +12,7 @@ from tiny_runs import events, tiny_job, tiny_run, train_here, weights
 
 from hpcllm.errors import HpcllmError, UserError
 from hpcllm.job.spec import frozen_job
+from hpcllm.parallel.world import World
 from hpcllm.run_directory import Run, read_json, write_json
 from hpcllm.train import checkpoint
 from hpcllm.train.optimizer import adamw
@@ -87,10 +88,11 @@ def test_a_damaged_newer_checkpoint_does_not_push_out_the_whole_ones(run: Run) -
     cut(run.checkpoint(12) / checkpoint.MODEL)
     job = frozen_job(run)
     model = checkpoint.fresh_model(job, read_json(run.index_json)["vocabulary_size"])
-    optimizer = adamw(model, job.train.optimizer)
-    checkpoint.load(run, job, model, optimizer, 8)
+    optimizer = adamw(model, job.train.optimizer, World.alone())
+    checkpoint.load_model(run, job, model, 8)
+    checkpoint.load_optimizer(run, model, optimizer, 8, World.alone())
 
-    checkpoint.save(run, job, model, optimizer, 10, "fp32", 1)
+    checkpoint.save(run, job, model, optimizer, 10, "fp32", World.alone())
 
     assert checkpoint.steps(run) == [10, 8]
     assert run.latest.read_text() == "step-10\n"
@@ -125,7 +127,7 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before_it(run: Run, monkeypat
     model = checkpoint.trained_model(run)
 
     with pytest.raises(HpcllmError, match=r"step-13: cannot be written: .*No space left.*make room"):
-        checkpoint.save(run, frozen_job(run), model, torch.optim.AdamW(model.parameters()), 13, "fp32", 1)
+        checkpoint.save(run, frozen_job(run), model, torch.optim.AdamW(model.parameters()), 13, "fp32", World.alone())
 
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["LATEST", "step-12", "step-8"]
     assert checkpoint.latest(run) == (12, [])

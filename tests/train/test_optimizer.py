@@ -9,6 +9,7 @@ from torch import nn
 from hpcllm.job.model_spec import ModelSpec
 from hpcllm.job.spec import Optimizer, Schedule, Train
 from hpcllm.model.build import build
+from hpcllm.parallel.world import World
 from hpcllm.train.optimizer import adamw, clip, learning_rate
 
 
@@ -43,7 +44,7 @@ def test_only_matrices_decay() -> None:
     spec = ModelSpec(layers=1, width=8, heads=2, feed_forward=8, context=4)
     model = build(spec, 20)
 
-    decayed, others = adamw(model, Optimizer(weight_decay=0.3)).param_groups
+    decayed, others = adamw(model, Optimizer(weight_decay=0.3), World.alone()).param_groups
 
     names = {parameter: name for name, parameter in model.named_parameters()}
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.3, 0.0)

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import ended, events, losses, start_training, tiny_job, tiny_run, train_here, trained, weights
+from tiny_runs import (
+    ended,
+    events,
+    latest_losses,
+    losses,
+    moved,
+    start_training,
+    tiny_job,
+    tiny_run,
+    train_here,
+    trained,
+    weights,
+)
 
 from hpcllm.errors import HpcllmError, Interrupted
-from hpcllm.run_directory import Run, read_json, read_jsonl, write_json
+from hpcllm.run_directory import Run, read_json, read_jsonl
 from hpcllm.train import checkpoint, loop
 from hpcllm.train.interrupt import stop_requests
 from hpcllm.train.loop import seed_dropout
@@ -50,11 +61,11 @@ def test_two_ranks_give_the_losses_of_one_step_by_step(tmp_path: Path) -> None:
     accumulating = tiny_run(tmp_path / "accumulating", text, 2, micro_batch=1)
     train_here(one_text)
     train_here(one_pairs)
-    moved = _moved_to_two_ranks(one_text, tmp_path / "moved", after_step=8)
+    on_two = moved(one_text, tmp_path / "moved", 8, 2, "ddp")
 
-    trained(two_text, two_pairs, accumulating, moved)
+    trained(two_text, two_pairs, accumulating, on_two)
 
-    for two, one in ((two_text, one_text), (two_pairs, one_pairs), (accumulating, one_text), (moved, one_text)):
+    for two, one in ((two_text, one_text), (two_pairs, one_pairs), (accumulating, one_text), (on_two, one_text)):
         assert latest_losses(two) == pytest.approx(latest_losses(one), rel=1e-5)
         assert latest_losses(two, "validation") == pytest.approx(latest_losses(one, "validation"), rel=1e-5)
 
@@ -192,22 +203,6 @@ def test_outside_of_training_signals_do_what_they_did_before() -> None:
         assert stop.signal_name == "SIGUSR2"
 
     assert signal.getsignal(signal.SIGUSR2) == before
-
-
-def latest_losses(run: Run, name: str = "train") -> dict[int, float]:
-    """By step, the latest attempt's."""
-    return {line["step"]: line["loss"] for line in read_jsonl(run.metrics_jsonl(name))}
-
-
-def _moved_to_two_ranks(run: Run, to: Path, after_step: int) -> Run:
-    """A copy of a run that has come to this step, to go on from there on two ranks."""
-    moved = Run(shutil.copytree(run.root, to))
-    moved.state_json("30-train").unlink()
-    for step in checkpoint.steps(moved):
-        if step > after_step:
-            shutil.rmtree(moved.checkpoint(step))
-    write_json(moved.plan_json, {**read_json(run.plan_json), "world_size": 2, "micro_batch": 2})
-    return moved
 
 
 def _signal_in_step(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from hpcllm.parallel.world import World
 from hpcllm.plan.search import search
 from hpcllm.run_directory import FORMAT, Run, read_json, read_jsonl, write_json
 from hpcllm.stages import shard, tokenizer, train
+from hpcllm.train import checkpoint
 
 TRAIN_EACH = """
 import sys
@@ -49,13 +50,14 @@ def tiny_job(folder: Path, architecture: str = "decoder", model: dict[str, Any] 
     )
 
 
-def tiny_run(folder: Path, job: Job, world_size: int = 1, micro_batch: int = 4) -> Run:
+def tiny_run(folder: Path, job: Job, world_size: int = 1, micro_batch: int = 4, strategy: str = "ddp") -> Run:
     """A run directory of this job for so many ranks, with its tokenizer and its shards."""
     run = Run(folder)
     accumulation = job.train.global_batch // (world_size * micro_batch)
     plan = replace(
         search(local_profile(), job, oversubscribe=True),
         **{"world_size": world_size, "micro_batch": micro_batch, "gradient_accumulation": accumulation},
+        strategy=strategy,
     )
     write_json(run.resolved_json, {"format": FORMAT, "job": job.model_dump(mode="json", by_alias=True)})
     write_json(run.software_json, {"commit": "0" * 40, "code_sha256": "0" * 64})
@@ -95,6 +97,17 @@ def ended(process: subprocess.Popen[str]) -> str:
         pytest.fail(f"no end after two minutes: {process.communicate()[0]}")
 
 
+def moved(run: Run, to: Path, after_step: int, world_size: int, strategy: str) -> Run:
+    """A copy of a run that has come to this step, to go on from there on so many ranks with another strategy."""
+    copy = Run(shutil.copytree(run.root, to))
+    copy.state_json("30-train").unlink(missing_ok=True)
+    for step in checkpoint.steps(copy):
+        if step > after_step:
+            shutil.rmtree(copy.checkpoint(step))
+    write_json(copy.plan_json, {**read_json(run.plan_json), "world_size": world_size, "strategy": strategy})
+    return copy
+
+
 def train_here(run: Run, attempt: int = 1) -> None:
     """The train stage in this process, on one rank without MPI."""
     stage = find_stage(frozen_job(run), "train")
@@ -110,6 +123,11 @@ def weights(run: Run, step: int) -> bytes:
 def losses(run: Run) -> list[float]:
     """Of every step, in the order in which they were made."""
     return [line["loss"] for line in read_jsonl(run.metrics_jsonl("train"))]
+
+
+def latest_losses(run: Run, name: str = "train") -> dict[int, float]:
+    """By step, the latest attempt's."""
+    return {line["step"]: line["loss"] for line in read_jsonl(run.metrics_jsonl(name))}
 
 
 def events(run: Run) -> list[str]:
