@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
     run_argument(watch)
     logs = command(commands, "logs", _logs, "the log of a stage", "logs runs/demo train")
     run_argument(logs)
-    logs.add_argument("stage", nargs="?", metavar="STAGE", help="default: the one that runs or ran last")
+    logs.add_argument("stage", nargs="?", metavar="STAGE", help="default: that wrote last (of a sweep: a run's number)")
     how = logs.add_mutually_exclusive_group()
     how.add_argument("-f", "--follow", action="store_true", help="lines as they come, until the stage or the run ends")
     how.add_argument("--errors", action="store_true", help="only the rank that failed first, and what Slurm said")
@@ -68,7 +68,9 @@ def add(commands: Any) -> None:
     stage = command(commands, "stage", _stage, "what the scripts call", "stage train runs/demo")
     stage.add_argument("name", metavar="NAME")
     run_argument(stage)
-    stage.add_argument("--part", metavar="I/N", help="of an array: every N-th element, from the I-th on, counted from 0")
+    stage.add_argument(
+        "--part", metavar="I/N", help="of an array: every N-th element, from the I-th on, counted from 0"
+    )
 
 
 def _preflight(arguments: argparse.Namespace) -> int:
@@ -116,21 +118,32 @@ def _efficiency(run: Run, as_json: bool) -> None:
 def _watch(arguments: argparse.Namespace) -> None:
     from hpcllm.report.status_table import watch
 
+    if sweeping.holds_one(arguments.run):
+        sweeping.watch(arguments)
+        return
     watch(run_of(arguments))
 
 
 def _logs(arguments: argparse.Namespace) -> None:
     from hpcllm.launch.tracking.logs import errors, logs
 
+    if sweeping.holds_one(arguments.run):
+        sweeping.logs(arguments)
+        return
     run = run_of(arguments)
     if arguments.follow:
-        from hpcllm.launch.tracking.follow import follow
-        from hpcllm.report.status_table import poll_s
-
-        for line in follow(run, arguments.stage, poll_s(run)):
-            print(line, flush=True)
+        follow(run, arguments.stage)
     else:
         print((errors if arguments.errors else logs)(run, arguments.stage), end="")
+
+
+def follow(run: Run, stage: str | None) -> None:
+    """Lines as they come."""
+    from hpcllm.launch.tracking.follow import follow
+    from hpcllm.report.status_table import poll_s
+
+    for line in follow(run, stage, poll_s(run)):
+        print(line, flush=True)
 
 
 def _cancel(arguments: argparse.Namespace) -> None:

@@ -87,21 +87,61 @@ def run_here(arguments: argparse.Namespace) -> None:
 
 
 def status(arguments: argparse.Namespace) -> None:
-    """A row a run."""
+    """A line a run."""
     from dataclasses import asdict
 
     from hpcllm.launch.sweep import Sweep
     from hpcllm.launch.tracking.sweep_status import look_at
-    from hpcllm.report.sweep_table import sweep_table
+    from hpcllm.report.sweep_table import sweep_text
 
     sweep = Sweep.open(arguments.run)
     if arguments.efficiency:
-        raise UserError(f"--efficiency: of one run: hpcllm status --efficiency {sweep.runs[0].root}")
+        _efficiency(sweep, arguments.json)
+        return
     now = look_at(sweep)
     if arguments.json:
         print_json({"points": [dict(point) for point in sweep.points], **asdict(now)})
     else:
-        print_rich(sweep_table(sweep, now))
+        print_rich(sweep_text(sweep, now), soft_wrap=True)
+
+
+def _efficiency(sweep: Sweep, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from hpcllm.launch.tracking.efficiency import efficiency_of_runs
+    from hpcllm.report.status_table import efficiency_table
+
+    used = efficiency_of_runs(sweep.root, sweep.runs)
+    if as_json:
+        print_json([asdict(use) for use in used])
+    else:
+        print_rich(efficiency_table(used, "run"))
+
+
+def watch(arguments: argparse.Namespace) -> None:
+    """The lines of status until nothing goes on."""
+    from hpcllm.launch.sweep import Sweep
+    from hpcllm.report.sweep_table import watch_sweep
+
+    watch_sweep(Sweep.open(arguments.run))
+
+
+def logs(arguments: argparse.Namespace) -> None:
+    """Of one run, by its number, or of the one that failed first."""
+    from hpcllm.cli.looking import follow
+    from hpcllm.launch.sweep import Sweep
+    from hpcllm.launch.tracking.sweep_logs import logs_of, run_numbered
+
+    sweep, word = Sweep.open(arguments.run), arguments.stage
+    if not arguments.follow:
+        print(logs_of(sweep, word, arguments.errors), end="")
+    elif word:
+        follow(run_numbered(sweep, word), None)
+    else:
+        raise UserError(
+            f"--follow: of which run? such as: hpcllm logs -f {shlex.quote(str(sweep.root))} 0; "
+            "hpcllm watch follows all of them"
+        )
 
 
 def cancel(arguments: argparse.Namespace) -> None:

@@ -101,8 +101,8 @@ def print_json(document: Any) -> None:
     print(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-def print_rich(renderable: Any) -> None:
-    """A table, in the terminal's width and colours."""
+def print_rich(renderable: Any, soft_wrap: bool = False) -> None:
+    """In the terminal's width and colours; `soft_wrap`: with lines that stay whole in a pipe."""
     from rich.console import Console
 
-    Console().print(renderable)
+    Console().print(renderable, soft_wrap=soft_wrap)

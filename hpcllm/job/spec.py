@@ -280,7 +280,8 @@ class SlurmSpec(Record):
     """How many jobs one after another a long stage needs, where the site starts none again (scheduler.requeue: false);
     left out, as many as the plan says."""
     at_a_time: Positive | None = None
-    """Of a sweep, how many runs may be running at a time; left out, as many as there is room for."""
+    """Of a sweep, how many runs may be running at a time, and of a stage that is an array, how many of its jobs; left
+    out, as many as there is room for."""
     directives: Directives = {}
     """Further directives by name (`reservation: maintenance`); they win over what is derived."""
 

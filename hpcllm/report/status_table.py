@@ -15,8 +15,8 @@ from hpcllm.cluster.profile import frozen_profile
 from hpcllm.launch.bad_nodes import bad_nodes
 from hpcllm.launch.tracking.efficiency import Use
 from hpcllm.launch.tracking.purge import purge_warning
-from hpcllm.launch.tracking.states import ALIVE, State
-from hpcllm.launch.tracking.track import RunStatus, StageStatus, look
+from hpcllm.launch.tracking.states import State
+from hpcllm.launch.tracking.track import RunStatus, StageStatus, goes_on, look
 from hpcllm.run_directory import Run
 from hpcllm.units import format_bytes, format_seconds
 
@@ -36,6 +36,18 @@ _COLUMNS: tuple[tuple[str, int, Callable[[StageStatus], Text | str]], ...] = (
     ("took", 60, lambda stage: _took(stage.elapsed_s)),
     ("nodes", 100, lambda stage: stage.nodes),
     ("progress, or why", 0, lambda stage: Text(_said(stage))),
+)
+
+
+# What a row of used resources says, here and in the report.
+USE_COLUMNS: tuple[tuple[str, Callable[[Use], str]], ...] = (
+    ("attempts", lambda use: _in_turn(use.attempts)),
+    ("waited", lambda use: _took(use.waited_s)),
+    ("ran", lambda use: _took(use.ran_s)),
+    ("CPU-hours", lambda use: f"{use.cpu_hours:.2f}"),
+    ("CPU used", lambda use: _percent(use.cpu_fraction)),
+    ("memory", lambda use: _memory(use)),
+    ("GPU-hours", lambda use: f"{use.gpu_hours:.2f}"),
 )
 
 
@@ -61,19 +73,15 @@ def status_table(run: Run, now: RunStatus, width: int) -> Group:
     return Group(table, *(Text(line, style="yellow") for line in _below(run, now)))
 
 
-def efficiency_table(used: Sequence[Use]) -> Table:
-    """What each stage took and used, over all of its attempts; GPUs where there are any."""
-    gpus = any(use.gpu_hours for use in used)
+def efficiency_table(used: Sequence[Use], first: str = "stage") -> Table:
+    """What each took and used, over all of its attempts; GPUs where there are any."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("stage", "attempts", "waited", "ran", "CPU-hours", "CPU used", "memory", "GPU-hours")[
-        : 8 if gpus else 7
-    ]:
-        table.add_column(name, justify="left" if name in ("stage", "attempts") else "right", overflow="fold")
+    shown = [column for column in USE_COLUMNS if column[0] != "GPU-hours" or any(use.gpu_hours for use in used)]
+    table.add_column(first, overflow="fold")
+    for name, _ in shown:
+        table.add_column(name, justify="left" if name == "attempts" else "right", overflow="fold")
     for use in used:
-        memory = "" if use.memory_bytes is None else f"{format_bytes(use.memory_bytes)} {_percent(use.memory_fraction)}"
-        row = [use.stage, ", ".join(use.attempts), _took(use.waited_s), _took(use.ran_s), f"{use.cpu_hours:.2f}"]
-        row += [_percent(use.cpu_fraction), memory.strip(), *([f"{use.gpu_hours:.2f}"] if gpus else [])]
-        table.add_row(*row)
+        table.add_row(use.name, *(cell(use) for _, cell in shown))
     return table
 
 
@@ -97,7 +105,7 @@ def watch(run: Run) -> None:
         return
     every_s, now = poll_s(run), look(run)
     with Live(status_table(run, now, console.width), console=console, auto_refresh=False) as live:
-        while _goes_on(now):
+        while goes_on(now):
             time.sleep(every_s)
             now = look(run)
             live.update(status_table(run, now, console.width), refresh=True)
@@ -108,23 +116,18 @@ def _watch_in_lines(run: Run, console: Console) -> None:
     every_s = poll_s(run)
     while True:
         now = look(run)
-        lines = {stage.stage: _line(stage) for stage in now.stages} | {"": _silence(now)}
+        lines = {stage.stage: _line(stage) for stage in now.stages} | {"": silence_text(now.silence)}
         for name, line in lines.items():
             if line and before.get(name) != line:
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
         before = lines
-        if not _goes_on(now):
+        if not goes_on(now):
             return
         time.sleep(every_s)
 
 
 def _line(stage: StageStatus) -> str:
     return " ".join(filter(None, [stage.stage, stage.state, stage.job_id, stage.nodes, stage.reason]))
-
-
-def _goes_on(now: RunStatus) -> bool:
-    """A stage that was never submitted waits for a person, not for the scheduler."""
-    return any(stage.state == "running" or (stage.state in ALIVE and stage.job_id) for stage in now.stages)
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------
@@ -138,11 +141,12 @@ def _below(run: Run, now: RunStatus) -> list[str]:
             stages_of.setdefault(stage.advice, []).append(stage.stage)
     advice = [f"{', '.join(names)}: {text}" for text, names in stages_of.items()]
     left_out = [f"left out: {bad.node}, {bad.why} (attempt {bad.attempt})" for bad in bad_nodes(run)]
-    return [*advice, *left_out, *filter(None, [_silence(now), purge_warning(run, frozen_profile(run))])]
+    return [*advice, *left_out, *filter(None, [silence_text(now.silence), purge_warning(run, frozen_profile(run))])]
 
 
-def _silence(now: RunStatus) -> str:
-    return f"Slurm does not answer ({now.silence}): this is what is known without it" if now.silence else ""
+def silence_text(silence: str) -> str:
+    """That Slurm does not answer, in a sentence."""
+    return f"Slurm does not answer ({silence}): this is what is known without it" if silence else ""
 
 
 def _said(stage: StageStatus) -> str:
@@ -154,10 +158,19 @@ def _said(stage: StageStatus) -> str:
 
 def _again(stage: StageStatus) -> str:
     """Why this is not its first attempt: `attempt 3, after preempted, interrupted`."""
-    if not stage.earlier:
+    return f"attempt {len(stage.earlier) + 1}, after {_in_turn(stage.earlier)}" if stage.earlier else ""
+
+
+def _in_turn(ends: Sequence[str]) -> str:
+    """`preempted, 2 × done`."""
+    counted = [(end, len(list(same))) for end, same in groupby(ends)]
+    return ", ".join(f"{n} × {end}" if n > 1 else end for end, n in counted)
+
+
+def _memory(use: Use) -> str:
+    if use.memory_bytes is None:
         return ""
-    ends = [(end, len(list(same))) for end, same in groupby(stage.earlier)]
-    return f"attempt {len(stage.earlier) + 1}, after " + ", ".join(f"{n} × {end}" if n > 1 else end for end, n in ends)
+    return f"{format_bytes(use.memory_bytes)} {_percent(use.memory_fraction)}".strip()
 
 
 def _percent(fraction: float | None) -> str:

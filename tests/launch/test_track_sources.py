@@ -186,7 +186,7 @@ def test_before_accounting_has_a_row_it_says_so(demo_run: Run, fake_slurm: Fake)
     fake_slurm("sacct", "true")
     write_json(demo_run.jobs_json, {"tokenizer": ["7"]})
 
-    with pytest.raises(HpcllmError, match="accounting knows nothing of its jobs yet"):
+    with pytest.raises(HpcllmError, match="accounting knows nothing of its jobs: it is behind"):
         efficiency(demo_run)
 
 

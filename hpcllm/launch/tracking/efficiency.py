@@ -1,16 +1,17 @@
-"""What the jobs of a run took and used, by Slurm's accounting: one query for every attempt of every stage."""
+"""What the jobs of runs took and used, by Slurm's accounting: one query for every attempt of every stage of all."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from hpcllm.errors import HpcllmError, UserError
 from hpcllm.launch.submission.chain import SEPARATOR
 from hpcllm.launch.tracking.on_disk import submitted
-from hpcllm.launch.tracking.slurm import slurm
+from hpcllm.launch.tracking.slurm import slurm, whole_arrays
 from hpcllm.launch.tracking.states import STATES
 from hpcllm.run_directory import Run
 
@@ -19,11 +20,14 @@ _FIELDS = "JobID,State,Eligible,Start,ElapsedRaw,TotalCPU,CPUTimeRAW,TRESUsageIn
 _SCALE = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50}
 
 
+NOTHING_YET = "Slurm's accounting knows nothing of its jobs: it is behind by a minute, or has forgotten them"
+
+
 @dataclass(frozen=True)
 class Use:
-    """What one stage took, over all of its attempts."""
+    """What a stage, a run or a sweep took, over all of its attempts."""
 
-    stage: str
+    name: str
     attempts: tuple[str, ...]
     """How each start ended, oldest first: `preempted`, `done`."""
     waited_s: float
@@ -55,38 +59,91 @@ class _Start:
     memory_allocated_bytes: float
 
 
+@dataclass(frozen=True)
+class Accounted:
+    """What accounting says of a run."""
+
+    stages: tuple[Use, ...] = ()
+    total: Use | None = None
+    why_not: str = ""
+    """In a sentence, where it says nothing; empty too of a run that never went to Slurm."""
+
+
 def efficiency(run: Run) -> list[Use]:
-    """What every submitted stage used so far. Raises HpcllmError where no accounting tells."""
-    entries = [(entry, stage) for stage, found in submitted(run).items() for entry in found]
-    stage_of = {job_id: stage for entry, stage in entries for job_id in entry.split(SEPARATOR)}
-    if not stage_of:
-        raise UserError(f"{run.root}: nothing of it was submitted to Slurm; hpcllm submit {shlex.quote(str(run.root))}")
-    command = [
-        "sacct",
-        "--duplicates",
-        "--parsable2",
-        "--noheader",
-        f"--format={_FIELDS}",
-        f"--jobs={','.join(stage_of)}",
-    ]
-    done = slurm(command)
+    """What every submitted stage used so far, and in all. Raises HpcllmError where no accounting tells."""
+    (starts,) = _starts_of([run])
+    if not starts:
+        raise _unknown(run.root, [run])
+    stages = [_use(stage, found) for stage, found in starts.items()]
+    return [*stages, *([_in_all("in all", starts)] if len(stages) > 1 else [])]
+
+
+def efficiency_of_runs(root: Path, runs: Sequence[Run]) -> list[Use]:
+    """What every run of a sweep used so far, and in all. Raises HpcllmError where no accounting tells of any."""
+    starts = _starts_of(runs)
+    each = [_in_all(run.root.name, found) for run, found in zip(runs, starts, strict=True) if found]
+    if not each:
+        raise _unknown(root, runs)
+    return [*each, _in_all("in all", *starts)]
+
+
+def accounted(runs: Sequence[Run]) -> list[Accounted]:
+    """What is known of each run, by one query for all of them; or why accounting does not say."""
+    try:
+        found = _starts_of(runs)
+    except HpcllmError as error:
+        return [Accounted(why_not=str(error) if submitted(run) else "") for run in runs]
+    return [_accounted(run, starts) for run, starts in zip(runs, found, strict=True)]
+
+
+def _accounted(run: Run, starts: Mapping[str, Sequence[_Start]]) -> Accounted:
+    if not starts:
+        return Accounted(why_not=NOTHING_YET if submitted(run) else "")
+    return Accounted(tuple(_use(stage, found) for stage, found in starts.items()), _in_all("in all", starts))
+
+
+def _unknown(root: Path, runs: Sequence[Run]) -> HpcllmError:
+    if any(map(submitted, runs)):
+        return HpcllmError(f"{root}: {NOTHING_YET}")
+    return UserError(f"{root}: nothing of it was submitted to Slurm; hpcllm submit {shlex.quote(str(root))}")
+
+
+def _starts_of(runs: Sequence[Run]) -> list[dict[str, list[_Start]]]:
+    """Every start of every stage of each run; raises HpcllmError where accounting does not answer.
+
+    A job that several runs of a sweep share counts for the first of them.
+    """
+    owner: dict[str, tuple[int, str]] = {}
+    for number, run in enumerate(runs):
+        for stage, entries in submitted(run).items():
+            for job_id in (one for entry in entries for one in entry.split(SEPARATOR)):
+                owner.setdefault(job_id, (number, stage))
+    found = [dict[str, list[_Start]]() for _ in runs]
+    for job_id, start in _starts(_sacct(list(owner))) if owner else ():
+        place = owner.get(job_id) or owner.get(job_id.split("_")[0])  # one task of an array, or all of it
+        if place:
+            found[place[0]].setdefault(place[1], []).append(start)
+    return [{stage: found[i][stage] for stage in submitted(run) if stage in found[i]} for i, run in enumerate(runs)]
+
+
+def _sacct(job_ids: Sequence[str]) -> str:
+    form = ["--duplicates", "--parsable2", "--noheader", f"--format={_FIELDS}"]
+    done = slurm(["sacct", *form, f"--jobs={','.join(whole_arrays(job_ids))}"])
     if done.returncode:
         raise HpcllmError(f"sacct: {done.stderr.strip()}: without accounting nobody knows what the jobs used")
-    starts: dict[str, list[_Start]] = {}
-    for job_id, start in _starts(done.stdout):
-        stage = stage_of.get(job_id) or stage_of.get(job_id.split("_")[0])  # one task of an array, or all of it
-        if stage:
-            starts.setdefault(stage, []).append(start)
-    if not starts:
-        raise HpcllmError(f"{run.root}: accounting knows nothing of its jobs yet; try again in a minute")
-    return [_use(stage, starts[stage]) for stage in dict.fromkeys(stage_of.values()) if stage in starts]
+    return done.stdout
 
 
-def _use(stage: str, starts: Sequence[_Start]) -> Use:
+def _in_all(name: str, *runs: Mapping[str, Sequence[_Start]]) -> Use:
+    starts = [start for run in runs for found in run.values() for start in found]
+    return _use(name, sorted(starts, key=lambda start: start.state))
+
+
+def _use(name: str, starts: Sequence[_Start]) -> Use:
     allocated_s = sum(start.cpu_allocated_s for start in starts)
     largest = max(starts, key=lambda start: start.memory_bytes)
     return Use(
-        stage,
+        name,
         tuple(start.state for start in starts),
         sum(start.waited_s for start in starts),
         sum(start.ran_s for start in starts),

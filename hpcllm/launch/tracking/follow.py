@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hpcllm.job.spec import frozen_any_job
 from hpcllm.launch.pipeline import find_stage, stages
 from hpcllm.launch.tracking.logs import log_files
-from hpcllm.launch.tracking.states import ALIVE
-from hpcllm.launch.tracking.track import StageStatus, status
+from hpcllm.launch.tracking.track import RunStatus, StageStatus, goes_on, status
 from hpcllm.run_directory import Run
 
 LOOK_S = 0.5  # between two looks at the files, which cost the scheduler nothing
@@ -29,24 +28,20 @@ def follow(
     names, ids = {row.name for row in rows}, [row.id for row in rows]
     reader = _Reader({path for stage_id in ids for path in log_files(run, stage_id)[:-1]})
     said: dict[str, str] = {}
-    asked_s, goes_on = -poll_s, True
+    asked_s, lives = -poll_s, True
     while True:
         if time.monotonic() - asked_s >= poll_s:
-            found = [stage for stage in status(run) if stage.stage in names]
-            asked_s, goes_on = time.monotonic(), any(_goes_on(stage) for stage in found)
+            found = tuple(stage for stage in status(run) if stage.stage in names)
+            asked_s, lives = time.monotonic(), goes_on(RunStatus(found))
         files = [path for stage_id in ids for path in (*log_files(run, stage_id), run.slurm_log(stage_id))]
-        yield from reader.new_lines(files, to_the_end=not goes_on)
+        yield from reader.new_lines(files, to_the_end=not lives)
         yield from _changes(found, said)
-        if not goes_on:
+        if not lives:
             return
         sleep(LOOK_S)
 
 
-def _goes_on(stage: StageStatus) -> bool:
-    return stage.state == "running" or (stage.state in ALIVE and stage.job_id is not None)
-
-
-def _changes(found: list[StageStatus], said: dict[str, str]) -> Iterator[str]:
+def _changes(found: Sequence[StageStatus], said: dict[str, str]) -> Iterator[str]:
     """A line for each stage that has another state than was said."""
     for stage in found:
         now = f"[{stage.stage}: {stage.state}{': ' + stage.reason if stage.reason else ''}]"

@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -151,10 +152,8 @@ def scancel(job_ids: Sequence[str]) -> None:
 
 def _squeue(job_ids: Sequence[str]) -> tuple[list[SlurmJob], str]:
     """Asked for one job that it does not know it fails, which is an answer too."""
-    fields = ",".join(f"{field}:{_SEPARATOR}" for field in _SQUEUE)
-    said, error = _said(
-        ["squeue", "--noheader", "--array", "--states=all", f"--Format={fields}", f"--jobs={','.join(job_ids)}"]
-    )
+    fields, asked = ",".join(f"{field}:{_SEPARATOR}" for field in _SQUEUE), ",".join(whole_arrays(job_ids))
+    said, error = _said(["squeue", "--noheader", "--array", "--states=all", f"--Format={fields}", f"--jobs={asked}"])
     rows = _rows(said)
     return [_job({**row, "exit_code": _waited(row["exit_code"])}) for row in rows], error
 
@@ -167,7 +166,7 @@ def _sacct(job_ids: Sequence[str]) -> list[SlurmJob]:
             "--parsable",
             "--noheader",
             f"--format={','.join(_SACCT)}",
-            f"--jobs={','.join(job_ids)}",
+            f"--jobs={','.join(whole_arrays(job_ids))}",
         ]
     )
     return [_job({**row, "job_id": one}) for row in _rows(said) for one in _tasks(row["job_id"])]
@@ -268,6 +267,12 @@ def _user(uid: str) -> str:
 
 
 # ---- arrays ----------------------------------------------------------------------------------------------------------
+
+
+def whole_arrays(job_ids: Sequence[str]) -> list[str]:
+    """What to ask for: several tasks of an array as the array. One argument may not hold ten thousand."""
+    tasks = Counter(one.split("_")[0] for one in job_ids)
+    return list(dict.fromkeys(array if tasks[array := one.split("_")[0]] > 1 else one for one in job_ids))
 
 
 def _tasks(job_id: str) -> list[str]:

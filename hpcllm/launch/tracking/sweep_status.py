@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hpcllm.launch.sweep import Sweep
 from hpcllm.launch.tracking.slurm import scancel
 from hpcllm.launch.tracking.states import ALIVE
-from hpcllm.launch.tracking.track import RunStatus, jobs_of, look_at_all, with_all_after
+from hpcllm.launch.tracking.track import RunStatus, StageStatus, jobs_of, look_at_all, with_all_after
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,14 @@ def look_at(sweep: Sweep) -> SweepStatus:
     """Every run in order, by one query of each source for all jobs."""
     found = look_at_all(sweep.runs)
     return SweepStatus(tuple(found), found[0].silence)
+
+
+def where_it_is(run: RunStatus) -> StageStatus:
+    """The stage that tells how a run is: the first that went wrong, else that runs, else that waits, else the last."""
+    wrong = [stage for stage in run.stages if stage.state not in (*ALIVE, "done")]
+    running = [stage for stage in run.stages if stage.state == "running"]
+    waiting = [stage for stage in run.stages if stage.state in ALIVE]
+    return (wrong + running + waiting + [run.stages[-1]])[0]
 
 
 def cancel_all(sweep: Sweep, stage_name: str | None = None) -> str:

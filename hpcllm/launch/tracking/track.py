@@ -93,6 +93,11 @@ def _seen(disk: OnDisk, answer: Answer) -> RunStatus:
     return RunStatus(tuple(found.values()), answer.silence)
 
 
+def goes_on(now: RunStatus) -> bool:
+    """Whether anything is queued or running. A stage that was never submitted waits for a person, not for Slurm."""
+    return any(stage.state == "running" or (stage.state in ALIVE and stage.job_id) for stage in now.stages)
+
+
 def cancel(run: Run, stage_name: str | None = None) -> str:
     """Cancel what is queued or running, or tell the stage in another shell's foreground to save. Says what it did.
 
