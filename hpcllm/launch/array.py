@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpcllm.cluster.profile import Profile
+from hpcllm.cluster.profile import Profile, frozen_profile
 from hpcllm.errors import UserError
-from hpcllm.job.spec import AnyJob
+from hpcllm.job.spec import AnyJob, frozen_any_job
 from hpcllm.launch.key import is_current, stage_key
 from hpcllm.launch.pipeline import Stage, stages
 from hpcllm.run_directory import Run, read_json
@@ -50,6 +50,11 @@ def array_size(profile: Profile, job: AnyJob, stage: Stage) -> int:
     most = _most_submitted(profile, job)
     room = max(1, (most - (len(rows) - arrays)) // arrays) if most else len(stage.array)
     return min(len(stage.array), profile.scheduler.max_array_size or len(stage.array), room)
+
+
+def jobs_of_array(run: Run, stage: Stage) -> int:
+    """The same of a run that is rendered."""
+    return array_size(frozen_profile(run), frozen_any_job(run), stage) if stage.array else 1
 
 
 def _most_submitted(profile: Profile, job: AnyJob) -> int | None:
@@ -118,6 +123,22 @@ def together(stage: Stage, records: Sequence[Record]) -> Record:
         "attempt": max(record["attempt"] for _, record in begun),
         "done": f"{num_done}/{len(records)} done",
     }
+
+
+def log_id(stage: Stage, record: Record) -> str:
+    """What the logs are called of the job that wrote a record: `40-evaluate_3` of an array, else the stage's id."""
+    return stage.id + (f"_{record['part'].partition('/')[0]}" if record.get("part") else "")
+
+
+def log_ids(run: Run, stage: Stage) -> list[str]:
+    """What its logs are called: of an array those of the job that failed, else of any."""
+    if not stage.array:
+        return [stage.id]
+    paths = [run.state_json(element.id) for element in stage.elements]
+    record = together(stage, [read_json(path) if path.exists() else {} for path in paths])
+    if record.get("outcome") == "failed":
+        return [log_id(stage, record)]
+    return [stage.id, *(element.id for element in stage.elements)]
 
 
 def said(element: Stage) -> str:

@@ -20,8 +20,10 @@ from submitit.core import utils
 from submitit.core.core import InfoWatcher
 
 from hpcllm.errors import UserError
+from hpcllm.launch.array import together
 from hpcllm.launch.pipeline import Stage
 from hpcllm.launch.scripts.dag_scripts import sbatch_tokens
+from hpcllm.launch.submission.all_or_nothing import sbatch
 from hpcllm.launch.submission.chain import ALONE, SEPARATOR, Link
 from hpcllm.launch.submitit_mpirun import MpirunExecutor, MpirunJobEnvironment
 from hpcllm.launch.tracking.logs import log_files
@@ -54,9 +56,9 @@ class StageScript:
 
 
 def record_of(run: Run, stage: Stage) -> dict[str, Any]:
-    """What a stage said of itself: state/NN-stage.json."""
-    record: dict[str, Any] = read_json(run.state_json(stage.id))
-    return record
+    """What a stage said of itself: state/NN-stage.json. Of an array: what its elements say together."""
+    records = [read_json(run.state_json(element.id)) for element in stage.elements]
+    return dict(together(stage, records)) if stage.array else dict(records[0])
 
 
 class ScriptWatcher(InfoWatcher):
@@ -150,7 +152,5 @@ class ScriptExecutor(submitit.Executor):
             raise UserError(
                 f"ScriptExecutor: found {script!r}; it submits the scripts of a run directory, no functions"
             )
-        done = slurm(sbatch_tokens(script.run, script.stage, script.after, link=script.link))
-        if done.returncode:
-            raise UserError(f"{script.run.script(script.stage.id)}: sbatch refuses it: {done.stderr.strip()}")
-        return ScriptJob(script.run.logs, done.stdout.strip().split(";")[0], script)
+        job_id = sbatch(sbatch_tokens(script.run, script.stage, script.after, link=script.link))
+        return ScriptJob(script.run.logs, job_id, script)

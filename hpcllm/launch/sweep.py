@@ -102,7 +102,8 @@ def share(runs: Sequence[Run]) -> None:
         stage = find_stage(frozen_any_job(runs[i]), name)
         runs[lender].data.mkdir(exist_ok=True)
         _link(runs[i].data, runs[lender].data)
-        _link(runs[i].state_json(stage.id), runs[lender].state_json(stage.id))
+        for element in stage.elements:
+            _link(runs[i].state_json(element.id), runs[lender].state_json(element.id))
 
 
 def _link(path: Path, target: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from hpcllm.cluster.profile import frozen_profile
 from hpcllm.errors import HpcllmError
 from hpcllm.job.spec import CommandJob, Job, frozen_any_job
+from hpcllm.launch.array import together
 from hpcllm.launch.pipeline import Stage, stages
 from hpcllm.plan.plan import read_plan
 from hpcllm.report import measure
@@ -48,7 +49,7 @@ def collect(run: Run) -> RunSummary:
         command=job.command if isinstance(job, CommandJob) else (),
         architecture=_architecture(job) if isinstance(job, Job) else "",
         texts=reader.try_to(run.index_json, partial(_texts, reader)) or "",
-        data=job.data.model_dump_json() if isinstance(job, Job) else "",
+        data=job.data.model_dump_json(exclude={"shard_jobs"}) if isinstance(job, Job) else "",
         language=_language(job) if isinstance(job, Job) else "",
         label_smoothing=job.train.label_smoothing if isinstance(job, Job) else 0.0,
         plan=plan,
@@ -181,8 +182,10 @@ def _samples(evaluation: Evaluation) -> Iterator[Sample]:
 
 def _stage_times(reader: _Reader, rows: tuple[Stage, ...]) -> Iterator[StageTime]:
     for stage in rows:
-        path = reader.run.state_json(stage.id)
-        state = reader.json(path)
+        paths = {element.id: reader.run.state_json(element.id) for element in stage.elements}
+        records = [reader.json(path) for path in paths.values()]
+        state = reader.try_to(reader.run.state, partial(together, stage, records)) or {} if stage.array else records[0]
+        path = paths[state.get("id", stage.elements[0].id)]
         # The stage that writes this report is at work while it does; it says nothing of itself.
         if stage.name == "gather" and state.get("outcome") == "running":
             continue
@@ -190,7 +193,7 @@ def _stage_times(reader: _Reader, rows: tuple[Stage, ...]) -> Iterator[StageTime
         yield (reader.try_to(path, partial(_stage_time, stage, state, path)) or unknown)
 
 
-def _stage_time(stage: Stage, state: dict[str, Any], path: Path) -> StageTime:
+def _stage_time(stage: Stage, state: Mapping[str, Any], path: Path) -> StageTime:
     """What a record says. Raises ValueError or TypeError where it is not one."""
     if state.get("outcome") not in ENDS:
         raise ValueError(f"outcome: found {state.get('outcome')!r}; expected one of {', '.join(ENDS)}")

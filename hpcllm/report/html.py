@@ -20,7 +20,7 @@ from hpcllm.plan.plan import Plan
 from hpcllm.report import charts, words
 from hpcllm.report.charts import Bar, Dot, Line
 from hpcllm.report.collect import collect
-from hpcllm.report.summary import RunSummary, StageTime, Training
+from hpcllm.report.summary import RunSummary, Series, StageTime, Training
 from hpcllm.run_directory import Run, write_text
 from hpcllm.units import format_count, format_seconds
 
@@ -91,6 +91,11 @@ def run_charts(summary: RunSummary) -> Mapping[str, Any]:
         "speed": _twice(partial(_speed_chart, summary, training)) if training and training.speed else None,
         "shares": _twice(partial(charts.share_bar, "where the time of a step goes", shares)) if shares else None,
         "scores": [(task, _twice(partial(_score_chart, summary, task))) for task in scored],
+        "checkpoints": [
+            (task, _twice(partial(_checkpoints_chart, task, points)))
+            for task in SCORED
+            if (points := words.over_checkpoints(summary, task))
+        ],
         "gantt": _twice(partial(charts.gantt, "the stages over time", timed)) if timed else None,
     }
 
@@ -145,6 +150,15 @@ def _score_chart(summary: RunSummary, task: str, width: int) -> Markup:
         if e.value is not None
     ]
     return charts.dot_chart(f"{words.task_title(task)} of each model", dots, width, log=task == "perplexity")
+
+
+def _checkpoints_chart(task: str, points: Series, width: int) -> Markup:
+    title, line = f"{words.task_title(task)} of the checkpoints", Line("test part", points, "validation", dots=True)
+    return charts.line_chart(title, [line], words.task_title(task), width, partial(_score, task), height=190)
+
+
+def _score(task: str, value: float) -> str:
+    return words.score(value, task)
 
 
 def _bar(stage: StageTime) -> Bar:

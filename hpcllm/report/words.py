@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Literal
 
-from hpcllm.report.summary import Comparison, Evaluation, RunSummary, StageTime
+from hpcllm.report.summary import Comparison, Evaluation, RunSummary, Series, StageTime
 from hpcllm.units import format_bytes, format_bytes_per_s, format_count, format_seconds
 
 NOT_YET = "–"
@@ -102,8 +102,13 @@ def visible(text: str) -> str:
 
 
 def model_name(model: str) -> str:
-    """`xz` -> `xz -9`; a model that we do not know by its own name."""
-    return MODELS.get(model, model)
+    """`xz` -> `xz -9`, `step-400` -> `checkpoint of step 400`; a model that we do not know by its own name."""
+    return MODELS.get(model) or (f"checkpoint of {model.replace('-', ' ')}" if is_checkpoint(model) else model)
+
+
+def is_checkpoint(model: str) -> bool:
+    """Whether a model is a checkpoint on the way to the trained one: `step-400`."""
+    return model.startswith("step-")
 
 
 def task_title(task: str) -> str:
@@ -117,10 +122,18 @@ def main_task(summary: RunSummary) -> str | None:
 
 
 def scores(summary: RunSummary, task: str) -> list[Evaluation]:
-    """All models' results of one task, in the order of `MODELS`."""
+    """All models' results of one task, in the order of `MODELS`; those of checkpoints on the way are a curve."""
     order = list(MODELS)
-    found = [e for e in summary.evaluations if e.task == task and e.value is not None]
+    found = [e for e in summary.evaluations if e.task == task and e.value is not None and not is_checkpoint(e.model)]
     return sorted(found, key=lambda e: (order.index(e.model) if e.model in order else len(order), e.model))
+
+
+def over_checkpoints(summary: RunSummary, task: str) -> Series:
+    """One result over the steps of the checkpoints that have it; empty where that is one."""
+    found = [e for e in summary.evaluations if e.task == task and (e.model == "trained" or is_checkpoint(e.model))]
+    steps = [(e.details.get("step"), e.value) for e in found]
+    points = sorted((float(step), value) for step, value in steps if isinstance(step, int) and value is not None)
+    return tuple(points) if len(points) > 1 else ()
 
 
 def standing(summary: RunSummary) -> str:

@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from hpcllm.job.spec import frozen_any_job
+from hpcllm.launch.array import indexes, jobs_of_array, missing_jobs
 from hpcllm.launch.bad_nodes import bad_nodes, excluded
 from hpcllm.launch.pipeline import Stage
 from hpcllm.launch.scripts.shell import directives_in
@@ -26,7 +28,16 @@ def sbatch_tokens(
     waits = [f"--dependency={needed}", "--kill-on-invalid-dep=yes"] if needed else []
     mode = ["--test-only"] if test_only else ["--parsable", *waits]
     exclude = [f"--exclude={excluded(run, _left_out(run.script(stage.id)))}"] if bad_nodes(run) else []
-    return ["sbatch", *mode, *exclude, str(run.script(stage.id)), *link.arguments]
+    return ["sbatch", *mode, *_of_array(run, stage), *exclude, str(run.script(stage.id)), *link.arguments]
+
+
+def _of_array(run: Run, stage: Stage) -> list[str]:
+    """The jobs of an array that have something to do, where these are not all."""
+    if not stage.array or not run.state.exists():
+        return []
+    job, size = frozen_any_job(run), jobs_of_array(run, stage)
+    missing = missing_jobs(run, stage, size)
+    return [f"--array={indexes(size, job.slurm.at_a_time, missing)}"] if len(missing) < size else []
 
 
 def _left_out(script: Path) -> str:

@@ -26,15 +26,22 @@ begin() {
   record=''             # whose end is recorded: a stage of the user's own. Ours write their records themselves
   key=''                # of what it does: done once for this key, it is not done again
   tf_config=''          # whether each rank is a worker of TensorFlow
+  array=1               # how many jobs the stage is, each with a part of the work
+  part=''               # which of them this is; all: the work of all of them in turn, as where there is no array
   declare -g -- "$@"
 
   job=${SLURM_JOB_ID:-} foreground=${HPCLLM_FOREGROUND:-} chained='' PACKED=''
   if [[ $scheduler == none ]]; then job='' foreground=1; fi
 
+  PART=()
+  if in_queue && ((array > 1)); then part=${part:-${SLURM_ARRAY_TASK_ID:-}}; fi
+  if [[ $part == all ]]; then part=''; fi
+  if [[ -n $part ]]; then PART=(--part "$part/$array"); fi
+
   mkdir -p -- "$RUN/logs" "$RUN/state"
-  attempt=1
-  while [[ -e $RUN/logs/$stage.$attempt.log ]]; do attempt=$((attempt + 1)); done
-  log=$RUN/logs/$stage.$attempt.log
+  log=$RUN/logs/$stage${part:+_$part} attempt=1
+  while [[ -e $log.$attempt.log ]]; do attempt=$((attempt + 1)); done
+  log=$log.$attempt.log
   if in_queue; then exec >"$log" 2>&1; else exec > >(tee -i -- "$log") 2>&1; fi
 
   # USR2 comes before the time limit, TERM when the job is stopped; both go to the ranks, which save.

@@ -8,6 +8,7 @@ from pathlib import Path
 from hpcllm.cluster.profile import Profile
 from hpcllm.derive.setting import Layout
 from hpcllm.job.spec import AnyJob, CommandJob
+from hpcllm.launch.array import array_size
 from hpcllm.launch.pipeline import Stage
 from hpcllm.launch.scripts.shell import quoted, wrapped
 
@@ -29,7 +30,10 @@ def begin(profile: Profile, job: AnyJob, stage: Stage, layout: Layout, key: str 
         told |= {"record": stage.name}
         told |= {"key": key} if key else {}
         told |= {"tf_config": 1} if job.tf_config else {}
+    size = array_size(profile, job, stage)
+    told |= {"array": size} if size > 1 else {}
     words = [quoted(f"{name}={value}") for name, value in told.items()]
+    words += ['"part=${1:-}"'] if size > 1 else []
     return " \\\n  ".join(wrapped(["begin", *words]))
 
 

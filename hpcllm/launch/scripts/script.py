@@ -19,6 +19,7 @@ from hpcllm.cluster.profile import Profile
 from hpcllm.derive.setting import SETUP, Container, Packed, Setting, Settings
 from hpcllm.errors import ExitCode, UserError
 from hpcllm.job.spec import AnyJob, CommandJob
+from hpcllm.launch.array import array_size, indexes
 from hpcllm.launch.freeze import Code
 from hpcllm.launch.pipeline import Stage
 from hpcllm.launch.scripts.container import BY_SRUN, Inside
@@ -27,6 +28,7 @@ from hpcllm.launch.scripts.shell import NAME, TAKEN, directive_word, expanding, 
 from hpcllm.launch.submission.chain import can_chain
 from hpcllm.run_directory import Run
 
+ARRAY_KEYS = {"shard": "data.shard_jobs", "evaluate": "evaluate.checkpoints"}  # what makes an array of a stage
 INTERRUPTED = int(ExitCode.INTERRUPTED)
 COMMENT_COLUMN = 60  # comments of a block stand under each other, but no further right than this
 
@@ -111,6 +113,9 @@ def _header(script: Script) -> str:
         f"{script.job.name}, stage {stage.id} on {script.profile.name}: {stage.purpose}.",
         f"By hand: {by_hand}{after}",
         f"Inside an allocation (salloc): HPCLLM_FOREGROUND=1 bash {path}" if script.for_slurm else "",
+        f"A part of it alone: {f'sbatch --array=0 {path}' if script.for_slurm else f'bash {path} 0'}"
+        if _array(script)
+        else "",
         script.code.said() if script.code else "",
         f"Written by hpcllm {__version__}. Behind a line stands the key of the profile or the job that it comes from.",
     ]
@@ -119,13 +124,25 @@ def _header(script: Script) -> str:
 
 def _directives(script: Script) -> str:
     """Slurm takes `# …` behind a directive for a comment, as bash does, and knows quotes (sbatch's get_argument)."""
-    log = str(script.run.slurm_log(script.stage.id)).replace("%", "%%")
+    derived, array = script.settings.directives, _array(script)
+    stage_id = script.stage.id
+    log = str(script.run.slurm_log(f"{stage_id}_@" if array else stage_id)).replace("%", "%%").replace("_@.", "_%a.")
     own = Setting("output", log, "run", "Slurm's own words; the program's are in ATTEMPT.log beside it")
-    derived = script.settings.directives
-    settings = derived if any(s.name == "output" for s in derived) else (*derived, own)
+    settings = (*derived, *array, *([] if any(s.name == "output" for s in derived) else [own]))
     _check_names(settings, r"[a-z][a-z-]*", "the long name of an sbatch option, without --")
     lines = [(f"#SBATCH --{s.name}" + (f"={directive_word(s.value)}" if s.value else ""), s) for s in settings]
     return _block("directives", _commented(lines))
+
+
+def _array(script: Script) -> list[Setting]:
+    """How many jobs the stage is, where it is several."""
+    elements, size = len(script.stage.array), array_size(script.profile, script.job, script.stage)
+    if size == 1:
+        return []
+    words = {"shard": "a share of the files for each job", "evaluate": "a checkpoint and a task for each job"}
+    why = words[script.stage.name] if size == elements else f"{elements} in all; the site takes so many jobs"
+    at_once = script.job.slurm.at_a_time
+    return [Setting("array", indexes(size, at_once), ARRAY_KEYS[script.stage.name], why)]
 
 
 def _start(script: Script) -> str:
@@ -258,7 +275,8 @@ def _launch(script: Script) -> str:
         program = as_ranks(script.job.command)
         has_signs = bool(set("$`") & set("".join(script.job.command)))
     else:
-        program, has_signs = f'"$PYTHON" -uP -m hpcllm stage {script.stage.name} "$RUN"', False
+        part = ' "${PART[@]}"' if _array(script) else ""
+        program, has_signs = f'"$PYTHON" -uP -m hpcllm stage {script.stage.name} "$RUN"{part}', False
     start = f'start_ranks "${{launch[@]}}" {program}'
     end = f"conclude {_python_here(script)}  # the exit code; {INTERRUPTED}, interrupted, goes back into the queue"
     data = ["# shellcheck disable=SC2016  # what stands in quotes is data"] if has_signs else []

@@ -12,6 +12,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 from hpcllm.errors import UserError
+from hpcllm.launch.array import jobs_of_array, missing_jobs
 from hpcllm.launch.pipeline import Stage
 from hpcllm.launch.scripts.shell import directives_in
 from hpcllm.launch.tracking.slurm import slurm
@@ -22,12 +23,19 @@ LOOK_UP_S = 5.0  # for one of the questions that only explain
 
 @dataclass(frozen=True)
 class Ahead:
-    """A stage that is to be submitted, as so many jobs."""
+    """A stage that is to be submitted, as so many jobs one after another."""
 
     stage: Stage
     jobs: int
     options: Mapping[str, str]
     """sbatch's options as they stand in its script, which somebody may have changed by hand."""
+    tasks: int = 1
+    """Of an array: how many of its jobs have something to do."""
+
+    @property
+    def count(self) -> int:
+        """How many jobs there will be in the queue."""
+        return self.jobs * self.tasks
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,13 @@ class Queued:
 
 def ahead(run: Run, lengths: Mapping[str, int], missing: Iterable[Stage]) -> list[Ahead]:
     """What is to be submitted."""
-    return [Ahead(stage, lengths[stage.name], options_in(run.script(stage.id))) for stage in missing]
+    return [
+        Ahead(stage, lengths[stage.name], options_in(run.script(stage.id)), _tasks(run, stage)) for stage in missing
+    ]
+
+
+def _tasks(run: Run, stage: Stage) -> int:
+    return len(missing_jobs(run, stage, jobs_of_array(run, stage))) if stage.array else 1
 
 
 def options_in(script: Path) -> dict[str, str]:

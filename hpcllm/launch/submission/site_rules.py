@@ -138,7 +138,7 @@ def limit_findings(work: Sequence[Ahead], site: Site, profile: Profile, queued: 
             wait = f"wait until {have + new - limit} of them have ended" if new <= limit else "submit fewer stages"
             yield refusal("limits", f"{whose} allows {limit} jobs; {have} are queued, {new} are to come; {wait}")
     if not over:
-        new = sum(one.jobs for one in work)
+        new = sum(one.count for one in work)
         yield good("limits", f"{len(queued)} jobs of {user()} are queued, {new} are to come")
 
 
@@ -151,9 +151,9 @@ def _counts(
     qos, accounts = Counter[str](), Counter[str]()
     default = site.associations[0] if site.associations else {}
     for one in work:
-        partitions[one.options.get("partition") or site.default_partition] += one.jobs
-        qos[one.options.get("qos") or default.get("DefaultQOS", "")] += one.jobs
-        accounts[one.options.get("account") or default.get("Account", "")] += one.jobs
+        partitions[one.options.get("partition") or site.default_partition] += one.count
+        qos[one.options.get("qos") or default.get("DefaultQOS", "")] += one.count
+        accounts[one.options.get("account") or default.get("Account", "")] += one.count
     if scheduler.max_submitted:
         yield name, scheduler.max_submitted, len(queued), sum(partitions.values())
     for partition, new in partitions.items():

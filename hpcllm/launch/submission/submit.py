@@ -1,31 +1,28 @@
 """The DAG to Slurm: everything is checked first, then all of it is submitted or nothing; a second time what is missing.
 
-A job is known to Slurm before its id stands in jobs.json. So signals wait until an id is noted, what a broken submit
-leaves behind is found in the queue by its script and cancelled, and what a killed one left is taken over by the next.
+What a submit that was killed left in the queue, before its ids stood in jobs.json, is taken over by the next.
 """
 
 from __future__ import annotations
 
 import fcntl
 import shlex
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcllm.cluster.profile import frozen_profile
-from hpcllm.errors import HpcllmError, Interrupted, UserError
+from hpcllm.errors import UserError
 from hpcllm.job.spec import frozen_any_job
 from hpcllm.launch.pipeline import Stage, stages
-from hpcllm.launch.scripts.dag_scripts import sbatch_tokens
 from hpcllm.launch.submission.ahead import Ahead, Queued, ahead, own_queue
+from hpcllm.launch.submission.all_or_nothing import all_or_nothing, hand_in
 from hpcllm.launch.submission.before import findings
-from hpcllm.launch.submission.chain import SEPARATOR, Link, chain_length, rest_of_chain
+from hpcllm.launch.submission.chain import SEPARATOR, chain_length, rest_of_chain
 from hpcllm.launch.submission.finding import Finding, raise_refusals
 from hpcllm.launch.tracking.on_disk import submitted
-from hpcllm.launch.tracking.slurm import scancel
 from hpcllm.launch.tracking.states import ALIVE
 from hpcllm.launch.tracking.track import StageStatus, look
 from hpcllm.plan.plan import read_plan
@@ -33,8 +30,6 @@ from hpcllm.run_directory import Run, write_json
 
 if TYPE_CHECKING:
     import submitit
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Now = Mapping[str, StageStatus]
 
@@ -75,12 +70,14 @@ def commands(run: Run) -> dict[str, list[list[str]]]:
     now, found = _now(run), dict[str, list[list[str]]]()
     ids = _alive(run, now)
     for one in _ahead(run, now):
-        name = one.stage.name
-        own = [f"JOB_OF_{name}" if one.jobs == 1 else f"JOB_{i + 1}_OF_{name}" for i in range(one.jobs)]
-        after = [ids[other] for other in one.stage.after if other in ids]
-        links = [Link(i + 1, one.jobs, tuple(own[:i])) for i in range(one.jobs)]
-        found[name] = [sbatch_tokens(run, one.stage, after, link=link) for link in links]
-        ids[name] = SEPARATOR.join(own)
+        name, after = one.stage.name, [ids[other] for other in one.stage.after if other in ids]
+        found[name] = []
+
+        def told(tokens: Sequence[str], num_jobs: int = one.jobs, name: str = name) -> str:
+            found[name].append(list(tokens))
+            return f"JOB_OF_{name}" if num_jobs == 1 else f"JOB_{len(found[name])}_OF_{name}"
+
+        ids[name] = hand_in(run, one.stage, after, one.jobs, told)
     return found
 
 
@@ -157,7 +154,7 @@ def _alive(run: Run, now: Now) -> dict[str, str]:
 def _taken_over(run: Run, now: Now, queued: Sequence[Queued]) -> Now:
     """With the jobs of our scripts in the queue that stand in no jobs.json: of a submit that was killed, or by hand."""
     missing = _missing(run, now)
-    found = {stage.name: SEPARATOR.join(job.job_id for job in _jobs_of(run, stage, queued)) for stage in missing}
+    found = {stage.name: SEPARATOR.join(job.job_id for job in jobs_in_queue(run, stage, queued)) for stage in missing}
     found = {name: ids for name, ids in found.items() if ids}
     if not found:
         return now
@@ -165,10 +162,14 @@ def _taken_over(run: Run, now: Now, queued: Sequence[Queued]) -> Now:
     return _now(run)
 
 
-def _jobs_of(run: Run, stage: Stage, queued: Sequence[Queued]) -> list[Queued]:
-    """Those in the queue that run the script of a stage."""
+def jobs_in_queue(run: Run, stage: Stage, queued: Sequence[Queued]) -> list[Queued]:
+    """Those in the queue that run the script of a stage; an array is one."""
     script = str(run.script(stage.id))
-    return [job for job in queued if job.command == script or job.command.startswith(f"{script} ")]
+    found = [job for job in queued if job.command == script or job.command.startswith(f"{script} ")]
+    if not stage.array:
+        return found
+    arrays = {job.job_id.partition("_")[0]: job for job in found}
+    return [replace(job, job_id=array) for array, job in arrays.items()]
 
 
 def note(run: Run, made: Mapping[str, str]) -> None:
@@ -182,62 +183,18 @@ def note(run: Run, made: Mapping[str, str]) -> None:
 
 def _submit_all(run: Run, work: Sequence[Ahead], now: Now) -> dict[str, str]:
     """Every job of every stage, noted at the end. Raises what broke it off, when nothing of it is left in the queue."""
-    from hpcllm.launch.submitit_plugin import ScriptExecutor, StageScript
-
     run.logs.mkdir(exist_ok=True)
-    executor, ids, new = ScriptExecutor(run.logs), _alive(run, now), list[str]()
-    with signals_wait() as stop_if_told:
-        try:
-            for one in work:
-                after = tuple(ids[name] for name in one.stage.after if name in ids)
-                own: list[str] = []
-                for number in range(1, one.jobs + 1):
-                    link = Link(number, one.jobs, tuple(own))
-                    own.append(executor.submit(StageScript(run, one.stage, after, link)).job_id)
-                    new.append(own[-1])
-                    stop_if_told()
-                ids[one.stage.name] = SEPARATOR.join(own)
-            made = {one.stage.name: ids[one.stage.name] for one in work}
-            note(run, made)
-        except BaseException as error:
-            _withdraw(run, work, new, error)
-            raise
+    ids, made = _alive(run, now), dict[str, str]()
+    with all_or_nothing(lambda: _unsaid(run, work)) as sbatch:
+        for one in work:
+            after = [ids[name] for name in one.stage.after if name in ids]
+            ids[one.stage.name] = made[one.stage.name] = hand_in(run, one.stage, after, one.jobs, sbatch)
+        note(run, made)
     return made
 
 
-@contextmanager
-def signals_wait() -> Iterator[Callable[[], None]]:
-    """A signal waits until the block asks, so that none falls between a job and its id. It asks by what it is given.
-
-    Outside of the main thread Python has no handlers; so none here.
-    """
-    told: list[int] = []
-    main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, lambda got, _: told.append(got)) for number in _SIGNALS if main}
-
-    def stop_if_told() -> None:
-        if told:
-            raise Interrupted(f"stopped by {signal.Signals(told[0]).name}: nothing of this call stays in the queue")
-
-    try:
-        yield stop_if_told
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _withdraw(run: Run, work: Sequence[Ahead], new: Sequence[str], error: BaseException) -> None:
-    """Cancel what this call submitted, also what Slurm took without saying so in time. Raises when Slurm does not."""
+def _unsaid(run: Run, work: Sequence[Ahead]) -> list[str]:
+    """What Slurm took without saying so in time: our scripts in the queue that stand in no jobs.json."""
     known = {one for entries in submitted(run).values() for entry in entries for one in entry.split(SEPARATOR)}
     queued = own_queue() or []
-    unsaid = [job.job_id for stage in work for job in _jobs_of(run, stage.stage, queued) if job.job_id not in known]
-    withdraw(list(dict.fromkeys([*reversed(new), *unsaid])), error)
-
-
-def withdraw(job_ids: Sequence[str], error: BaseException) -> None:
-    """Cancel what a call submitted before `error` broke it off. Raises HpcllmError when Slurm does not."""
-    try:
-        if job_ids:
-            scancel(job_ids)
-    except HpcllmError as problem:
-        raise HpcllmError(f"{error}; then {problem}; cancel by hand: scancel {' '.join(job_ids)}") from error
+    return [job.job_id for stage in work for job in jobs_in_queue(run, stage.stage, queued) if job.job_id not in known]

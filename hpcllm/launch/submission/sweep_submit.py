@@ -150,9 +150,10 @@ def _batches(runs: Sequence[Run], missing: Sequence[set[str]]) -> Iterator[Batch
 
 
 def _directives(run: Run, stage: Stage) -> tuple[str, ...]:
-    """What a run's script asks for, but for what is named after the run."""
+    """What a run's script asks for, but for what is named after the run, and its being an array itself."""
     lines = directives_in(run.script(stage.id).read_text(encoding="utf-8"))
-    return tuple(line for line in lines if not line.startswith(("#SBATCH --job-name=", "#SBATCH --output=")))
+    left_out = ("#SBATCH --job-name=", "#SBATCH --output=", "#SBATCH --array=")
+    return tuple(line for line in lines if not line.startswith(left_out))
 
 
 # ---- one call of sbatch ----------------------------------------------------------------------------------------------
@@ -218,6 +219,7 @@ def _array_script(sweep: Sweep, batch: Batch) -> Path:
     log = root.replace("%", "%%") + f"/%{sweep.width}a/logs/{stage.id}.slurm.log"
     directives = "\n".join(_directives(sweep.runs[batch.numbers[0]], stage))
     array = f"{as_ranges(batch.numbers)}{_throttle(sweep)}"
+    whole = " all" if stage.array else ""  # each task is a run, and does all of its stage
     text = f"""\
 #!/usr/bin/env bash
 # {one_line(sweep.name)}, stage {stage.id} of {len(batch.numbers)} runs: each task becomes the script of its run.
@@ -225,7 +227,7 @@ def _array_script(sweep: Sweep, batch: Batch) -> Path:
 #SBATCH --job-name={directive_word(_queue_name(f"{sweep.name}-{stage.name}"))}
 #SBATCH --output={directive_word(log)}
 {directives}
-exec bash {shlex.quote(root)}/"$(printf %0{sweep.width}d "$SLURM_ARRAY_TASK_ID")"/scripts/{stage.id}.sbatch
+exec bash {shlex.quote(root)}/"$(printf %0{sweep.width}d "$SLURM_ARRAY_TASK_ID")"/scripts/{stage.id}.sbatch{whole}
 """
     write_text(path, text, executable=True)
     return path

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hpcllm.errors import HpcllmError
 from hpcllm.job.spec import frozen_any_job
+from hpcllm.launch.array import log_ids
 from hpcllm.launch.pipeline import find_stage, stages
 from hpcllm.launch.tracking.failure import first_failure
 from hpcllm.progress import Progress
@@ -98,7 +99,8 @@ def progress_in(log: str) -> str:
 def _latest(run: Run, stage_name: str | None) -> list[Path]:
     """The log that a stage, or any, wrote to last, and Slurm's own beside it where that says anything."""
     job = frozen_any_job(run)
-    stage_ids = [find_stage(job, stage_name).id] if stage_name else [stage.id for stage in stages(job)]
+    rows = [find_stage(job, stage_name)] if stage_name else stages(job)
+    stage_ids = [one for stage in rows for one in log_ids(run, stage)]
     found = [path for stage_id in stage_ids for path in log_files(run, stage_id)[-1:]]
     spoken = [path for path in map(run.slurm_log, stage_ids) if path.exists() and path.stat().st_size]
     if not found and not spoken:

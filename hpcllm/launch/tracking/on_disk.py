@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hpcllm.job.spec import AnyJob, any_job_in
-from hpcllm.launch.key import keys_of
+from hpcllm.launch.array import Record, log_id, together
+from hpcllm.launch.key import is_current, keys_of
 from hpcllm.launch.pipeline import Stage, stages
 from hpcllm.launch.tracking.logs import logs_by_stage
 from hpcllm.run_directory import Run, read_json
@@ -25,8 +26,8 @@ class OnDisk:
     stages: tuple[Stage, ...]
     submitted: Mapping[str, Sequence[str]]
     """The Slurm job ids of each stage by its name, oldest first."""
-    records: Mapping[str, Mapping[str, Any]]
-    """What each stage said of itself, by its name; of those that said something."""
+    records: Mapping[str, Record]
+    """What each stage, or element of an array, said of itself, by its id; of those that said something."""
     logs: Mapping[str, Sequence[Path]]
     """Of each attempt, oldest first, by the stage's id."""
 
@@ -36,17 +37,32 @@ class OnDisk:
         resolved = run.resolved()
         job = any_job_in(resolved, run)
         rows = stages(job)
-        paths = {stage.name: run.state_json(stage.id) for stage in rows}
-        records = {name: read_json(path) for name, path in paths.items() if path.exists()}
+        paths = {one.id: run.state_json(one.id) for stage in rows for one in stage.elements}
+        records = {stage_id: read_json(path) for stage_id, path in paths.items() if path.exists()}
         return cls(run, resolved, job, rows, submitted(run), records, logs_by_stage(run))
 
-    def record(self, stage: Stage) -> Mapping[str, Any]:
-        """What a stage said of itself; empty of one that said nothing."""
-        return self.records.get(stage.name, {})
+    def record(self, stage: Stage) -> Record:
+        """What a stage said of itself, of an array its elements together; empty of one that said nothing."""
+        found = [self.records.get(one.id, {}) for one in stage.elements]
+        return together(stage, found) if stage.array else found[0]
+
+    def log_id(self, stage: Stage) -> str:
+        """What the logs are called that tell how a stage is: of an array those of one of its jobs."""
+        return log_id(stage, self.record(stage))
 
     def attempts(self, stage: Stage) -> Sequence[Path]:
         """The logs of a stage's attempts."""
-        return self.logs.get(stage.id, ())
+        return self.logs.get(self.log_id(stage), ())
+
+    def is_current(self, stage: Stage) -> bool:
+        """Whether what is done is done as job and code are now, and its files are there. A command has no key."""
+        key = self.keys[stage.name]
+        found = [(one, self.records.get(one.id)) for one in stage.elements]
+        made = all((self.run.root / name).exists() for name in stage.makes)
+        return made and all(
+            record is not None and (record["key"] is None or is_current(self.run, one, record, key))
+            for one, record in found
+        )
 
     @property
     def job_ids(self) -> dict[str, str]:
@@ -56,7 +72,7 @@ class OnDisk:
     @property
     def asked(self) -> list[str]:
         """The jobs that tell how the run is: the latest of each stage, by whomever it was submitted."""
-        by_hand = [own for record in self.records.values() if (own := unfinished_job_id(record))]
+        by_hand = [own for stage in self.stages if (own := unfinished_job_id(self.record(stage)))]
         return list(dict.fromkeys([*self.job_ids.values(), *by_hand]))
 
     @cached_property
@@ -71,6 +87,6 @@ def submitted(run: Run) -> dict[str, list[str]]:
     return jobs
 
 
-def unfinished_job_id(record: Mapping[str, Any]) -> str | None:
+def unfinished_job_id(record: Record) -> str | None:
     """The job that wrote a record, where it may be queued or running: a job by hand stands in no jobs.json."""
     return record["job_id"] if record.get("outcome") in ("running", "interrupted") else None

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hpcllm.job.spec import frozen_any_job
-from hpcllm.launch.key import is_current
 from hpcllm.launch.pipeline import Stage, find_stage, stages
 from hpcllm.launch.process import writer_lives
 from hpcllm.launch.submission.chain import rest_of_chain
@@ -22,7 +21,7 @@ from hpcllm.launch.tracking.logs import ends_of, last_words, progress_in, tail
 from hpcllm.launch.tracking.on_disk import OnDisk, submitted, unfinished_job_id
 from hpcllm.launch.tracking.slurm import Answer, SlurmJob, ask, scancel
 from hpcllm.launch.tracking.states import ALIVE, Program, State, advice, state_in, wait_of
-from hpcllm.run_directory import Run, read_json
+from hpcllm.run_directory import Run
 
 FORGOTTEN_AFTER_S = 60.0  # for so long after a submission squeue may not know the job yet
 
@@ -154,7 +153,8 @@ def _status_of(disk: OnDisk, stage: Stage, answer: Answer, before: list[StageSta
 
 def _is_newer(record: Mapping[str, Any], job: SlurmJob) -> bool:
     """Whether the stage ran since that job ended, in the foreground or by a script submitted by hand."""
-    return bool(record and record["job_id"] != job.job_id and job.end_s is not None and record["start"] > job.end_s)
+    start = record.get("last_start", record.get("start", 0))
+    return bool(record and record["job_id"] != job.job_id and job.end_s is not None and start > job.end_s)
 
 
 def _is_behind(job: SlurmJob, record: Mapping[str, Any]) -> bool:
@@ -170,9 +170,8 @@ def _is_over_in(job: SlurmJob, record: Mapping[str, Any]) -> bool:
 
 
 def _is_outdated(disk: OnDisk, stage: Stage, now: StageStatus) -> bool:
-    """Whether what is done was done for another job or by other code, or was deleted. A command has no key."""
-    record = disk.record(stage) if now.state == "done" else {}
-    return bool(record and record["key"]) and not is_current(disk.run, stage, record, disk.keys[stage.name])
+    """Whether what is done was done for another job or by other code, or was deleted."""
+    return now.state == "done" and bool(disk.record(stage)) and not disk.is_current(stage)
 
 
 def _out_of_date(disk: OnDisk, stage: Stage, done: StageStatus) -> StageStatus:
@@ -195,7 +194,7 @@ def _by_slurm(
         since,
         elapsed_s,
         job.nodes,
-        job.tasks or _progress(disk, stage, state),
+        _progress(disk, stage, state, job.tasks),
         _why(disk, stage, job, state, record, before),
         after=stage.after,
         expected_start=job.start_s if state == "pending" else None,
@@ -212,7 +211,7 @@ def _state(disk: OnDisk, stage: Stage, job: SlurmJob, before: list[StageStatus])
     if job.state == "failed" and job.exit_code == 75:
         return "interrupted"
     if job.state == "failed":
-        said = state_in(tail(disk.run.slurm_log(stage.id)) + last_words(disk.attempts(stage)))
+        said = state_in(tail(disk.run.slurm_log(disk.log_id(stage))) + last_words(disk.attempts(stage)))
         return "out of memory" if said == "out of memory" else "failed"
     return job.state
 
@@ -229,6 +228,8 @@ def _why(
     if state == "cancelled":
         return _why_cancelled(job, before)
     said = str(record["message"]) if record.get("job_id") == job.job_id else ""
+    if stage.array and said:
+        return said  # it names the element
     words = said or _failed_rank(disk, stage, job.start_s) or _exit_words(job.exit_code)
     return f"{job.reason}: {words}" if job.tasks else words
 
@@ -257,7 +258,7 @@ def _exit_words(code: int | None) -> str:
 def _by_record(disk: OnDisk, stage: Stage, job_id: str | None, record: Mapping[str, Any]) -> StageStatus:
     state: State = record["outcome"]
     reason = record["message"]
-    path = disk.run.state_json(stage.id)
+    path = disk.run.state_json(record.get("id", stage.id))
     if state == "running" and not writer_lives(path, record):
         state, reason = _killed(disk, stage, record)
     if state == "failed" and not reason:
@@ -285,7 +286,7 @@ def _by_record(disk: OnDisk, stage: Stage, job_id: str | None, record: Mapping[s
 
 def _killed(disk: OnDisk, stage: Stage, record: Mapping[str, Any]) -> tuple[State, str]:
     """What became of a stage that had no time to say so: slurmstepd may have written it into the job's log."""
-    path = disk.run.slurm_log(stage.id)
+    path = disk.run.slurm_log(disk.log_id(stage))
     spoken = path.exists() and path.stat().st_mtime >= record["start"]
     state = state_in(tail(path)) if spoken else None
     return (state, "by the job's log") if state else ("failed", f"killed on {record['host']} without a word")
@@ -305,7 +306,7 @@ def _program(disk: OnDisk, stage: Stage) -> Program:
 
 
 def _tell_to_stop(run: Run, found: StageStatus) -> bool:
-    record = read_json(run.state_json(find_stage(frozen_any_job(run), found.stage).id))
+    record = OnDisk.of(run).record(find_stage(frozen_any_job(run), found.stage))
     if record["host"] != socket.gethostname():
         return False
     try:
@@ -315,5 +316,8 @@ def _tell_to_stop(run: Run, found: StageStatus) -> bool:
     return True
 
 
-def _progress(disk: OnDisk, stage: Stage, state: State) -> str:
-    return progress_in(last_words(disk.attempts(stage))) if state == "running" else ""
+def _progress(disk: OnDisk, stage: Stage, state: State, tasks: str = "") -> str:
+    """Of an array how many of its elements are done, in whichever jobs; `tasks`: of a sweep's by Slurm's word."""
+    if stage.array and state != "waiting":
+        return str(disk.record(stage).get("done", f"0/{len(stage.array)} done"))
+    return tasks or (progress_in(last_words(disk.attempts(stage))) if state == "running" else "")
