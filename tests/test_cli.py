@@ -1,6 +1,7 @@
 """The words of the command line, frozen; and what a mistake looks like: one message, the right code, no traceback."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -242,11 +243,42 @@ def test_a_name_that_is_none_is_refused(capsys, tmp_path, name):
 
 def test_a_name_with_spaces_is_quoted_in_what_is_said(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text("")
 
     code, out, _ = call(capsys, "render", "--name", "my $(job)", "--out", "my run", "--", "python", "train.py")
 
     assert code == ExitCode.DONE
     assert f"bash '{tmp_path}/my run/scripts/" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "corrected"),
+    [
+        ("submit --nodes 4 python train.py --lr 3", "submit --nodes 4 -- python train.py --lr 3"),
+        ("run bash -c 'exit 0'", "run -- bash -c 'exit 0'"),
+        ("submit pyhton train.py", "submit -- pyhton train.py"),
+        ("submit ./train.sh", "submit -- ./train.sh"),
+        ("render --name mine train.py --nodes 2", "render --name mine -- train.py --nodes 2"),
+    ],
+)
+def test_a_program_without_the_dashes_is_told_where_they_stand(capsys, tmp_path, monkeypatch, words, corrected):
+    monkeypatch.chdir(tmp_path)
+    for name in ("train.py", "train.sh"):
+        (tmp_path / name).write_text("")
+
+    code, out, err = call(capsys, *shlex.split(words))
+
+    assert code == ExitCode.USER_MISTAKE
+    assert err.startswith("hpcllm: ")
+    assert err.endswith(f": hpcllm {corrected}\n")
+    assert out == ""
+
+
+def test_a_word_too_many_behind_a_job_file_is_still_a_word_too_many(capsys):
+    with pytest.raises(SystemExit):
+        call(capsys, "submit", DEMO, "--nodse", "2")
+
+    assert "unrecognized arguments: --nodse 2" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_is_named(capsys):

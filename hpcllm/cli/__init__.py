@@ -22,9 +22,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code (errors.py); a mistake is one message on stderr, never a traceback."""
     words = list(sys.argv[1:] if argv is None else argv)
     words, command = _split_command(words)
-    arguments = _parser().parse_args(words)
+    parser = _parser()
+    arguments, left = parser.parse_known_args(words)
     arguments.command = command
     try:
+        launching.check_dashes(words, left, arguments)
+        if left:
+            parser.error(f"unrecognized arguments: {' '.join(left)}")
         call: Callable[[argparse.Namespace], int | None] = arguments.call
         return int(call(arguments) or ExitCode.DONE)
     except HpcllmError as error:

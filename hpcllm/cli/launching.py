@@ -6,7 +6,9 @@ import argparse
 import os
 import re
 import shlex
+import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from hpcllm.run_directory import Run
 
 COMMAND_LINE = "the command line"
+JOB_SUFFIXES = (".yaml", ".yml")
 
 JobT = TypeVar("JobT", bound="AnyJob")
 
@@ -87,6 +90,20 @@ def _job_or_command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="of the job, for a COMMAND (default: its program)")
     parser.add_argument("--no-freeze", action="store_true", help="a COMMAND runs the code as it is when the job starts")
     parser.add_argument("--out", type=Path, metavar="RUN", help="run directory (default: runs/NAME-TIME)")
+
+
+def check_dashes(words: Sequence[str], left: Sequence[str], arguments: argparse.Namespace) -> None:
+    """Raises UserError, with the line as it is meant, for a program in the place of a job file: -- was left out.
+
+    `left` is what stands behind and is no option of ours.
+    """
+    job = getattr(arguments, "job", None)
+    at = next((i for i, word in enumerate(words) if i and Path(word) == job), 0)
+    if not at or arguments.call is _plan or arguments.command or job.is_dir() or job.suffix in JOB_SUFFIXES:
+        return
+    if job.exists() or shutil.which(job) or (left and not left[0].startswith("-")):
+        meant = shlex.join(["hpcllm", *words[:at], "--", *words[at:]])
+        raise UserError(f"{job}: is no job file; a program of yours stands behind --: {meant}")
 
 
 # ---- the calls -------------------------------------------------------------------------------------------------------
@@ -218,7 +235,7 @@ def _rendered(
     choosing: bool = False,
 ) -> Run:
     """The run directory of the job file, or of the command, that the arguments name; `choosing` its queue by Slurm."""
-    from hpcllm.cli.submitting import with_queue
+    from hpcllm.cli.submitting import say_programs, with_queue
     from hpcllm.cluster.user import load_user
     from hpcllm.errors import DoesNotFit
     from hpcllm.job.spec import Job, absolute
@@ -231,6 +248,7 @@ def _rendered(
     if arguments.job:
         cwd = arguments.job.absolute().parent
         job = absolute(job, cwd)
+    say_programs(profile, job, cwd)
     out = out_of(arguments, job.name)
     job, queues = with_queue(profile, job, load_user(), out) if choosing else (job, ())
     plan: Plan | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -38,13 +38,24 @@ def with_queue(profile: Profile, job: JobT, user: User, out: Path) -> tuple[JobT
     return on_queue(job, queues[0]), queues
 
 
+def say_programs(profile: Profile, job: AnyJob, cwd: Path) -> None:
+    """Warn of programs that may not start. Raises UserError for those that cannot."""
+    from hpcllm.launch.submission.finding import raise_refusals
+    from hpcllm.launch.submission.programs import program_findings
+
+    found = program_findings(profile, job, cwd)
+    raise_refusals(found)
+    for finding in found:
+        say_warning(finding)
+
+
 def submit_run(run: Run) -> None:
     """Check, submit, and say the ids. Raises UserError with everything that stands in the way."""
     from hpcllm.launch.submission.submit import submit
 
     say_queues(run)
     _say_where(run)
-    for stage, job_id in submit(run, say=_say_warning).items():
+    for stage, job_id in submit(run, say=say_warning).items():
         print(f"{stage:24} {job_id}")
     print(f"follow  hpcllm watch {shlex.quote(str(run.root))}")
 
@@ -57,19 +68,25 @@ def say_dry(run: Run) -> None:
     say_queues(run)
     _say_where(run)
     tokens = commands(run)
-    try:
-        found = check(run)
-    except UserError as error:  # no Slurm here, or it does not answer
-        found = []
-        print(f"hpcllm: warning: nothing was checked: {error}", file=sys.stderr)
-    for finding in found:
-        if finding.kind == "good":
-            print(f"{finding.what:10} {finding.says}")
-        _say_warning(finding)
+    found = say_checks(lambda: check(run))
     for stage, lines in tokens.items():
         for line in lines:
             print(f"{stage:24} {shlex.join(line)}")
     raise_refusals(found)
+
+
+def say_checks(check: Callable[[], list[Finding]]) -> list[Finding]:
+    """What a check found, but for refusals, which come last; and if there is no Slurm here, that nothing was checked."""
+    try:
+        found = check()
+    except UserError as error:  # no Slurm here, or it does not answer
+        print(f"hpcllm: warning: nothing was checked: {error}", file=sys.stderr)
+        return []
+    for finding in found:
+        if finding.kind == "good":
+            print(f"{finding.what:10} {finding.says}")
+        say_warning(finding)
+    return found
 
 
 @contextmanager
@@ -99,7 +116,8 @@ def _say_where(run: Run) -> None:
         print(f"code     frozen in {where}, where new files land (--no-freeze: starts here, and sees later edits)")
 
 
-def _say_warning(finding: Finding) -> None:
+def say_warning(finding: Finding) -> None:
+    """What may go well is said, and no more."""
     if finding.kind == "warning":
         print(f"hpcllm: warning: {finding.says}", file=sys.stderr)
 
