@@ -57,8 +57,9 @@ class MpiProcessGroup(dist.ProcessGroup):
 
     def __init__(self, comm: MPI.Intracomm, timeout: timedelta) -> None:
         super().__init__(comm.rank, comm.size)  # type: ignore[call-arg]  # the form for subclasses
-        self._comm = comm
-        self._paths = find_paths(comm)
+        self._comm = comm  # for messages that the program sends
+        self._collectives = comm.Dup()
+        self._paths = find_paths(self._collectives)
         self._timeout = timeout
         self._number = 0  # of collectives asked for
         self._checks = get_debug_level() == DebugLevel.DETAIL
@@ -223,7 +224,7 @@ class MpiProcessGroup(dist.ProcessGroup):
             if self._paths.in_node:
                 self._paths.in_node.reduce_scatter(parts, flat, op, words)
             else:
-                self._paths.network.reduce_scatter(together(parts), counts, flat, op)
+                self._paths.network.reduce_scatter(parts, flat, op)
 
     def _broadcast(self, tensor: Tensor, root: int) -> None:
         with flat_view(tensor) as flat:
@@ -358,6 +359,7 @@ class MpiProcessGroup(dist.ProcessGroup):
             self._thread.join()
             if self._broken is None:  # freeing is a collective too
                 self._paths.free()
+                self._collectives.Free()
                 self._comm.Free()
 
     abort = shutdown

@@ -25,7 +25,7 @@ NODE_BYTES = 64 * 2**20  # of all ranks of a node together, for each group, and 
 SEMAPHORE_BYTES = 64  # a cache line; a sem_t has 32 bytes on 64-bit Linux
 HEAD_BYTES = 4096  # of a rank's part, for semaphores and what it calls
 WORDS_BYTES = 128  # of what a rank is about to do, for each of two pieces
-SPINS = 60  # looks at a semaphore before sleeping, some 20 us: less than it takes to be woken
+SPINS = 300  # looks at a semaphore before sleeping, some 100 us: less than it takes to be woken
 
 _free = ctypes.CDLL(None, use_errno=True)  # gives the interpreter free
 _held = ctypes.PyDLL(None, use_errno=True)  # for calls that return at once
@@ -92,7 +92,7 @@ class NodeMemory:
         for theirs, mine in self._rounds:
             _held.sem_post(theirs)
             for _ in range(spins):
-                if _held.sem_trywait(mine) == 0:
+                if _free.sem_trywait(mine) == 0:
                     break
             else:
                 self._sleep(mine)

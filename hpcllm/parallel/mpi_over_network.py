@@ -1,7 +1,8 @@
 """Collectives by MPI messages alone, between ranks of any nodes.
 
-Reductions are ours: ranks exchange slices, each adds its slice in rank order, and the slices are gathered. While one
-piece of a tensor is added up, the next one is under way. Every MPI call is one that can be waited for with patience.
+Reductions are ours: ranks exchange slices, each adds its slice in rank order, and sends the sum to all. That is
+done piece by piece, one after the other: over TCP a piece is still in the cache when it is added up, and a second one
+under way at the same time made it slower. Every MPI call is one that can be waited for with patience.
 """
 
 # mypy: allow-untyped-calls
@@ -18,18 +19,21 @@ from torch import Tensor
 from hpcllm.parallel.mpi_buffers import even, fold, spec
 from hpcllm.parallel.mpi_waiting import CollectiveMismatch, Wait
 
-PIECE_BYTES = 4 * 2**20  # of a tensor that is reduced at a time: its parts stay in the cache
+SLICE_BYTES = 768 * 2**10  # that a rank sends to another one at a time, of large tensors
+PIECE_BYTES = 8 * 2**20  # that a rank sends to all others at a time, at most
 SMALL_BYTES = 32 * 2**10  # of all ranks together, up to which everybody gets and reduces everything
 WORDS_BYTES = 128
+EXCHANGE = 0  # a tag; the communicator is ours alone
 
 
 class OverNetwork:
-    """The ranks of one communicator. Tensors are contiguous and flat."""
+    """The ranks of one communicator, which nobody else sends messages on. Tensors are contiguous and flat."""
 
     def __init__(self, comm: MPI.Intracomm, wait: Wait) -> None:
         self._comm = comm
         self._wait = wait
         self._rank, self._size = comm.rank, comm.size
+        self._others = [(comm.rank + step) % comm.size for step in range(1, comm.size)]  # not all to one at a time
 
     def check(self, words: str) -> None:
         """That all ranks are about to do the same. Raises CollectiveMismatch with what each does."""
@@ -45,20 +49,11 @@ class OverNetwork:
         if flat.numel() * flat.element_size() * self._size <= SMALL_BYTES:
             self._all_reduce_small(flat, op)
             return
-        pieces = flat.split(_length(flat))
-        under_way: tuple[Tensor, MPI.Request] | None = None
-        gathering: MPI.Request | None = None
-        for index, piece in enumerate(pieces):
-            received, request = under_way or self._exchange(piece)
-            under_way = self._exchange(pieces[index + 1]) if index + 1 < len(pieces) else None
-            self._do(request)
-            counts = even(piece.numel(), self._size)
-            self._fold(piece.split(counts)[self._rank], received, piece.split(counts)[self._rank], op)
-            if gathering is not None:
-                self._do(gathering)
-            gathering = self._comm.Iallgatherv(MPI.IN_PLACE, spec(piece, counts))
-        if gathering is not None:
-            self._do(gathering)
+        for piece in flat.split(self._length(flat)):
+            slices = list(piece.split(even(piece.numel(), self._size)))
+            mine = slices[self._rank]
+            self._fold(mine, self._exchange(slices, mine.numel()), mine, op)
+            self._do(*self._send_to_all(mine, slices))
 
     def _all_reduce_small(self, flat: Tensor, op: Any) -> None:
         everybody = flat.new_empty(self._size, flat.numel())
@@ -67,25 +62,21 @@ class OverNetwork:
 
     def reduce(self, flat: Tensor, op: Any, root: int) -> None:
         """The root ends with the total; the others' tensors stay."""
-        for piece in flat.split(_length(flat)):
+        for piece in flat.split(self._length(flat)):
             counts = even(piece.numel(), self._size)
-            received, request = self._exchange(piece)
-            self._do(request)
-            own = piece.split(counts)[self._rank]
+            slices = list(piece.split(counts))
+            own = slices[self._rank]
             total = torch.empty_like(own)
-            self._fold(own, received, total, op)
+            self._fold(own, self._exchange(slices, own.numel()), total, op)
             self._do(self._comm.Igatherv(spec(total), spec(piece, counts) if self._rank == root else None, root))
 
-    def reduce_scatter(self, inputs: Tensor, counts: Sequence[int], output: Tensor, op: Any) -> None:
-        """Rank r ends with the total of the r-th part of `inputs`. `output` may be this rank's own part."""
-        starts = [sum(counts[:rank]) for rank in range(self._size)]
-        length = max(1, _length(output) // self._size)
-        for start in range(0, max(counts), length):
-            sizes = [max(0, min(length, count - start)) for count in counts]
-            received, request = self._exchange(inputs, sizes, [at + start for at in starts])
-            self._do(request)
-            own = inputs[starts[self._rank] + start :][: sizes[self._rank]]
-            self._fold(own, received, output[start : start + sizes[self._rank]], op)
+    def reduce_scatter(self, inputs: Sequence[Tensor], output: Tensor, op: Any) -> None:
+        """Rank r ends with the total of inputs[r]. `output` may be this rank's own input."""
+        length = max(1, self._length(output) // self._size)
+        for start in range(0, max(tensor.numel() for tensor in inputs), length):
+            slices = [tensor[start : start + length] for tensor in inputs]
+            out = output[start : start + length]
+            self._fold(slices[self._rank], self._exchange(slices, out.numel()), out, op)
 
     def all_gather(self, flat: Tensor, counts: list[int]) -> None:
         """The parts of `flat` from every rank, of which this rank's own is in place."""
@@ -111,25 +102,27 @@ class OverNetwork:
         """Wait for all ranks."""
         self._do(self._comm.Ibarrier())
 
-    def _exchange(
-        self, flat: Tensor, counts: Sequence[int] | None = None, starts: Sequence[int] | None = None
-    ) -> tuple[Tensor, MPI.Request]:
-        """Slice r of `flat` on its way to rank r, and what comes for this rank: a row from each other rank."""
-        counts = counts or even(flat.numel(), self._size)
-        starts = starts or [sum(counts[:rank]) for rank in range(self._size)]
-        mine = counts[self._rank]
-        received = flat.new_empty(self._size - 1, mine)
-        sent = [count if rank != self._rank else 0 for rank, count in enumerate(counts)]
-        taken = [mine if rank != self._rank else 0 for rank in range(self._size)]
-        return received, self._comm.Ialltoallv(spec(flat, sent, list(starts)), spec(received, taken))
+    def _exchange(self, slices: Sequence[Tensor], numel: int) -> Tensor:
+        """Give rank r slice r, and return what the others have for this one: a row of `numel` elements from each."""
+        received = slices[0].new_empty(self._size - 1, numel)
+        rows = [*received[: self._rank], received[:0], *received[self._rank :]]
+        requests = [self._comm.Irecv(spec(rows[peer]), peer, EXCHANGE) for peer in self._others]
+        requests += [self._comm.Isend(spec(slices[peer]), peer, EXCHANGE) for peer in self._others]
+        self._do(*requests)
+        return received
+
+    def _send_to_all(self, mine: Tensor, slices: Sequence[Tensor]) -> list[MPI.Request]:
+        """This rank's slice to all others, and theirs into their places."""
+        requests = [self._comm.Irecv(spec(slices[peer]), peer, EXCHANGE) for peer in self._others]
+        return requests + [self._comm.Isend(spec(mine), peer, EXCHANGE) for peer in self._others]
 
     def _fold(self, own: Tensor, received: Tensor, out: Tensor, op: Any) -> None:
         parts = [*received[: self._rank], own, *received[self._rank :]]
         fold(op, parts, out, scratch=received[0] if self._size > 1 else own)
 
-    def _do(self, request: MPI.Request) -> None:
-        self._wait.complete(request)
+    def _do(self, *requests: MPI.Request) -> None:
+        for request in requests:
+            self._wait.complete(request)
 
-
-def _length(flat: Tensor) -> int:
-    return PIECE_BYTES // flat.element_size()
+    def _length(self, flat: Tensor) -> int:
+        return min(PIECE_BYTES, SLICE_BYTES * self._size) // flat.element_size()

@@ -32,7 +32,7 @@ class Paths:
     leaders: MPI.Intracomm | None = None
 
     def free(self) -> None:
-        """All ranks of the group together."""
+        """All ranks of the group together. The communicator is freed by who gave it."""
         if self.memory is not None:
             self.memory.free()
         if self.leaders is not None:
@@ -40,7 +40,7 @@ class Paths:
 
 
 def find_paths(comm: MPI.Intracomm) -> Paths:
-    """What the ranks of `comm` have. All of them call it together."""
+    """What the ranks of `comm` have; messages on it are the paths' own. All of them call it together."""
     node = ranks_of_node(comm)
     places = comm.allgather((MPI.COMM_WORLD.rank, socket.gethostname(), node.size, sorted(os.sched_getaffinity(0))))
     names = [f"rank {rank} on {host}" for rank, host, _, _ in places]

@@ -21,6 +21,7 @@ from mpi4py import MPI
 
 from hpcllm.units import as_ranges
 
+QUESTION = 1  # a tag of our own communicator; collectives send on tag 0
 TICK_S = 0.1  # between two looks at the deadline and at the others' questions
 ANSWER_S = 2.0  # given to the others to answer
 SPINS = 200  # looks at a request in quick succession before the core is given up, some 100 us
@@ -65,7 +66,6 @@ class Wait:
         """`names`: of the ranks of `comm`, as a person is told of them."""
         self._comm = comm
         self._names = names
-        self._tag: int = MPI.COMM_WORLD.Get_attr(MPI.TAG_UB) or 0  # the highest, which no program uses
         self._call: Call | None = None
         self._deadline = 0.0
         self._next_tick = 0.0
@@ -121,7 +121,7 @@ class Wait:
         arrived = {self._comm.rank, *known}
         number = bytearray(self._call.number.to_bytes(8, "little"))
         others = [rank for rank in range(self._comm.size) if rank != self._comm.rank]
-        self._sent = number, [self._comm.Isend([number, MPI.BYTE], rank, self._tag) for rank in others]
+        self._sent = number, [self._comm.Isend([number, MPI.BYTE], rank, QUESTION) for rank in others]
         until = time.monotonic() + ANSWER_S
         while time.monotonic() < until and len(arrived) < self._comm.size:
             arrived.update(self._questions())
@@ -132,8 +132,8 @@ class Wait:
         """Ranks that ask who is in this collective; asking says that they are in it themselves."""
         assert self._call is not None
         ranks, status, theirs = [], MPI.Status(), bytearray(8)
-        while self._comm.Iprobe(MPI.ANY_SOURCE, self._tag, status):
-            self._comm.Recv([theirs, MPI.BYTE], status.Get_source(), self._tag)
+        while self._comm.Iprobe(MPI.ANY_SOURCE, QUESTION, status):
+            self._comm.Recv([theirs, MPI.BYTE], status.Get_source(), QUESTION)
             if int.from_bytes(theirs, "little") == self._call.number:
                 ranks.append(status.Get_source())
         return ranks
