@@ -100,6 +100,15 @@ class ModelSpec(Record):
         """
         return self.flops_per_sequence(vocabulary, self.context, self.context) / self.context
 
+    def largest_layer_parameters(self) -> int:
+        """Of what FSDP gathers at a time: a decoder's layer, which of seq2seq is larger than an encoder's."""
+        one = self._attention() + self._feed_forward() + 2 * self._norm()
+        return one + self._attention() + self._norm() if self.architecture == "seq2seq" else one
+
+    def parameters_outside_layers(self, vocabulary: int) -> int:
+        """Embedding, positions and the last norms."""
+        return self.parameters(vocabulary) - self.layers * self._layer()
+
     def _layer(self) -> int:
         """Parameters of one layer; for seq2seq of one of the encoder and one of the decoder together."""
         one = self._attention() + self._feed_forward() + 2 * self._norm()

@@ -168,6 +168,9 @@ class Train(Record):
     """Sequences per optimizer step, over all ranks."""
     micro_batch: Positive | None = None
     """Sequences per rank in one forward; left out, the plan chooses."""
+    strategy: Literal["auto", "ddp", "zero1", "fsdp", "hsdp"] = "auto"
+    """What the ranks share: nothing (ddp), the optimizer's state (zero1), everything (fsdp), everything inside a node
+    (hsdp); auto: the plan takes the one that fits and exchanges least."""
     optimizer: Optimizer = Optimizer()
     """How gradients change the weights."""
     schedule: Schedule = Schedule()

@@ -84,6 +84,15 @@ class FeedForward(nn.Module):
         return y_BTD
 
 
+class Norm(nn.LayerNorm):
+    """LayerNorm (Ba et al. 2016) in the precision of its input: under FSDP bf16 weights meet an fp32 input."""
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """x_BTD -> y_BTD."""
+        weight, bias = (parameter.to(x_BTD.dtype) for parameter in (self.weight, self.bias))
+        return functional.layer_norm(x_BTD, self.normalized_shape, weight, bias, self.eps)
+
+
 class Residual(nn.Module):
     """A block with its shortcut, dropout and LayerNorm.
 
@@ -93,7 +102,7 @@ class Residual(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.pre = spec.norm == "pre"
-        self.norm = nn.LayerNorm(spec.width)
+        self.norm = Norm(spec.width)
         self.dropout = nn.Dropout(spec.dropout)
 
     def forward(self, x_BTD: Tensor, block: Callable[[Tensor], Tensor]) -> Tensor:
@@ -142,7 +151,7 @@ class Stack(nn.Module):
         super().__init__()
         self.activation_checkpointing = activation_checkpointing
         self.layers = nn.ModuleList(Layer(spec, activation, cross) for _ in range(spec.layers))
-        self.norm = nn.LayerNorm(spec.width) if spec.norm == "pre" else nn.Identity()
+        self.norm = Norm(spec.width) if spec.norm == "pre" else nn.Identity()
 
     def forward(
         self,

@@ -144,19 +144,23 @@ def ranks_by_part(world: World) -> list[list[int]]:
     return parts
 
 
-def no_sync(model: nn.Module) -> AbstractContextManager[None]:
-    """Backward in this block adds to this rank's gradients and talks to nobody: all micro-batches but the last."""
+def no_sync(model: nn.Module, whole_gradients: bool = True) -> AbstractContextManager[None]:
+    """Backward in this block adds to this rank's gradients and sends none: all micro-batches but the last.
+
+    FSDP then holds whole gradients. Where there is no room for them (not `whole_gradients`) it sends them to the ranks
+    that own them after all, and HSDP leaves out what goes across the nodes. Weights are gathered each time either way.
+    """
     if isinstance(model, DistributedDataParallel):
         return model.no_sync()
-    return _no_gradient_sync(model) if isinstance(model, FSDPModule) else contextlib.nullcontext()
+    return _no_sync(model, whole_gradients) if isinstance(model, FSDPModule) else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
-def _no_gradient_sync(model: FSDPModule) -> Iterator[None]:
-    """The whole gradients are held meanwhile. Weights are gathered all the same, for few fit beside them."""
-    model.set_requires_gradient_sync(False)
+def _no_sync(model: FSDPModule, whole_gradients: bool) -> Iterator[None]:
+    set_sync = model.set_requires_gradient_sync if whole_gradients else model.set_requires_all_reduce
+    set_sync(False)
     yield
-    model.set_requires_gradient_sync(True)
+    set_sync(True)
 
 
 def updated_pieces(model: nn.Module, world: World) -> list[Piece]:

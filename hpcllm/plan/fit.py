@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from hpcllm.cluster.profile import Profile
 from hpcllm.job.spec import Job
-from hpcllm.plan import memory
+from hpcllm.plan import memory, strategy
 from hpcllm.plan.queue import limits_of, other_qos, qos_names, queue_name, takes_qos
 from hpcllm.plan.ranks import Ranks, place
 from hpcllm.units import format_bytes, format_seconds
@@ -44,6 +44,7 @@ def misfits(profile: Profile, job: Job, oversubscribe: bool = False) -> list[Mis
         _too_many_gpus_in_all(profile, job, ranks),
         _too_long(profile, job, ranks),
         _batch_does_not_divide(job, ranks),
+        _nothing_to_shard(job, ranks),
         _memory_is_short(profile, job, ranks),
     ]
     return [misfit for misfit in found if misfit]
@@ -189,37 +190,49 @@ def _batch_does_not_divide(job: Job, ranks: Ranks) -> Misfit | None:
     return Misfit(reason, {"train.global_batch": below if below and batch - below <= above - batch else above})
 
 
+def _nothing_to_shard(job: Job, ranks: Ranks) -> Misfit | None:
+    if job.train.strategy != "hsdp" or ranks.nodes == 1 or ranks.per_node > 1:
+        return None
+    reason = "train.strategy: hsdp shards inside a node, where a single rank runs; fsdp shards over all nodes"
+    return Misfit(reason, {"train.strategy": "auto"})
+
+
 # ---- memory ----------------------------------------------------------------------------------------------------------
 
 
 def _memory_is_short(profile: Profile, job: Job, ranks: Ranks) -> Misfit | None:
-    micro_batch = memory.best_micro_batch(job, ranks)
-    needs = memory.of(job, ranks, micro_batch)
+    spread = strategy.choose(job, ranks)
+    needs = memory.of(job, ranks, spread)
     if needs.total <= memory.USABLE_SHARE * needs.capacity:
         return None
     whose = "GPU" if ranks.on_gpus else "rank"
+    by = "" if spread.strategy == "ddp" else f" by {spread.strategy}"
     reason = (
-        f"memory: {format_bytes(needs.total)} a {whose} at micro-batch {micro_batch}, "
+        f"memory: {format_bytes(needs.total)} a {whose}{by} at micro-batch {spread.micro_batch}, "
         f"{needs.total / needs.capacity:.0%} of {format_bytes(needs.capacity)} (80% can be used)"
     )
     return Misfit(reason, _less_memory(profile, job, ranks))
 
 
 def _less_memory(profile: Profile, job: Job, ranks: Ranks) -> dict[str, Any]:
-    """The mildest change that fits: micro-batch, ranks of a node (on CPUs), partition, context, layers, in this order.
+    """The mildest change that fits: strategy, micro-batch, ranks of a node (on CPUs), partition, context, layers.
 
     Where none does alone, the milder ones are taken as far as they go, and the next beside them.
     """
+    taken: dict[str, Any] = {}
+    if job.train.strategy != "auto":
+        taken, job = {"train.strategy": "auto"}, changed(job, {"train.strategy": "auto"})
+        if strategy.fits(job, ranks, job.train.micro_batch or 1):
+            return taken
     if job.train.micro_batch is not None:
-        for micro_batch in memory.micro_batches(job, ranks):
-            if micro_batch < job.train.micro_batch and memory.fits(job, ranks, micro_batch):
-                return {"train.micro_batch": micro_batch}
-
-    taken: dict[str, Any] = {} if job.train.micro_batch is None else {"train.micro_batch": 1}
+        for micro_batch in strategy.micro_batches(job, ranks):
+            if micro_batch < job.train.micro_batch and strategy.fits(job, ranks, micro_batch):
+                return {**taken, "train.micro_batch": micro_batch}
+        taken["train.micro_batch"] = 1
 
     def fits_with(path: str, value: Any) -> bool:
         smaller = changed(job, {**taken, path: value})
-        return memory.fits(smaller, place(profile, smaller), 1)
+        return strategy.fits(smaller, place(profile, smaller), 1)
 
     fewer_ranks = [n for n in range(ranks.per_node - 1, 0, -1) if ranks.per_node % n == 0 and not ranks.on_gpus]
     if best := next((n for n in fewer_ranks if fits_with("resources.ranks_per_node", n)), None):

@@ -1,80 +1,106 @@
 """Memory of one rank: what the trainer holds, term by term. The total is their visible sum.
 
 Weights, gradients and the moments of Adam are fp32; under bf16 autocast a bf16 copy of the weights lives beside them.
-DDP: every rank holds all of it. Letters: N parameters, s tokens of a sequence, b sequences of a micro-batch, h width,
-f feed-forward width, L layers, V vocabulary, β bytes of an activation (2 under bf16 autocast, 4 in fp32).
+Under DDP every rank holds all of it; ZeRO-1 shards the moments, FSDP and HSDP everything (plan/strategy.py).
+Letters: N parameters, E of them outside the layers, W of the largest layer, n ranks that share one copy, s tokens of a
+sequence, b sequences of a micro-batch, h width, f feed-forward width, L layers, V vocabulary, β bytes of an activation
+and of a gathered weight (2 under bf16 autocast, 4 in fp32).
 """
 
 from __future__ import annotations
 
 from hpcllm.cluster.known import needed
 from hpcllm.job.spec import Job
-from hpcllm.plan.plan import Figure, Memory
+from hpcllm.plan.plan import Figure, Memory, Spread
 from hpcllm.plan.ranks import Ranks, in_bf16
 
 GIB = 2**30
 USABLE_SHARE = 0.8  # of the capacity; arXiv:2411.06465: below it none of 454 runs ran out
 CUDA_CONTEXT_BYTES = 1 * GIB  # assumption, between 0.5 and 2 GiB on the systems that are known
 CPU_PROCESS_BYTES = round(0.35 * GIB)  # assumption: the interpreter with torch and MPI loaded
-MOST_TOKENS_OF_A_MICRO_BATCH = 32_768  # larger ones make no matmul faster
 PIECE_LOGITS = 2**24  # as in train/objective.py: so many logits are in fp32 at a time
 PREFIX = "memory_per_gpu_bytes."
 
 
-def figures(job: Job, ranks: Ranks, micro_batch: int) -> list[Figure]:
+def figures(job: Job, ranks: Ranks, spread: Spread) -> list[Figure]:
     """Every term, their total, and the capacity."""
     terms = [
-        parameters(job, ranks),
-        gradients(job),
-        optimizer(job),
-        activations(job, ranks, micro_batch),
-        logits(job, ranks, micro_batch),
+        parameters(job, ranks, spread),
+        gradients(job, ranks, spread),
+        optimizer(job, ranks, spread),
+        activations(job, ranks, spread.micro_batch),
+        logits(job, ranks, spread.micro_batch),
         framework(ranks),
     ]
     return [kept_bytes(job, ranks), *terms, total(terms), capacity(ranks)]
 
 
-def of(job: Job, ranks: Ranks, micro_batch: int) -> Memory:
+def of(job: Job, ranks: Ranks, spread: Spread) -> Memory:
     """The same as a record."""
-    found = figures(job, ranks, micro_batch)
+    found = figures(job, ranks, spread)
     values = {figure.name.removeprefix(PREFIX): int(figure.value or 0) for figure in found}
     return Memory(**{term: values[term] for term in Memory.__annotations__})
 
 
-def fits(job: Job, ranks: Ranks, micro_batch: int) -> bool:
+def fits(job: Job, ranks: Ranks, spread: Spread) -> bool:
     """Whether it stays below 80 % of the capacity."""
-    memory = of(job, ranks, micro_batch)
+    memory = of(job, ranks, spread)
     return memory.total <= USABLE_SHARE * memory.capacity
 
 
-def best_micro_batch(job: Job, ranks: Ranks) -> int:
-    """The job's own, or the largest that divides a rank's share of the global batch and fits; 1 if none fits."""
-    if job.train.micro_batch is not None:
-        return job.train.micro_batch
-    return next((b for b in micro_batches(job, ranks) if fits(job, ranks, b)), 1)
+def shards(strategy: str, ranks: Ranks) -> int:
+    """Ranks that hold one copy of the weights between them. HSDP: those of a node; of one node alone, half of them."""
+    half = ranks.per_node // 2 if ranks.per_node > 2 and ranks.per_node % 2 == 0 else ranks.per_node
+    of_a_node = ranks.per_node if ranks.nodes > 1 else half
+    return {"fsdp": ranks.world_size, "hsdp": of_a_node}.get(strategy, 1)
 
 
-def micro_batches(job: Job, ranks: Ranks) -> list[int]:
-    """The divisors of a rank's share of the global batch, largest first, up to where larger ones gain nothing."""
-    share = max(1, job.train.global_batch // ranks.world_size)
-    most = max(1, MOST_TOKENS_OF_A_MICRO_BATCH // job.model.context)
-    return [b for b in range(min(share, most), 0, -1) if share % b == 0]
+def parameters(job: Job, ranks: Ranks, spread: Spread) -> Figure:
+    """Weights.
+
+    Of sharded ones there are whole: what is outside the layers, and of layers the one that computes, the next, and what
+    arrived of them in one piece.
+    """
+    bf16, n = in_bf16(job, ranks), shards(spread.strategy, ranks)
+    if n == 1:
+        bytes_each, formula = (6, "(4 + 2)·N: fp32, and autocast's bf16 copy") if bf16 else (4, "4·N: fp32")
+        return _per_parameter("parameters", job, bytes_each, formula)
+    return Figure.of(
+        PREFIX + "parameters", "bytes", "4·N/n + bytes_of_each·E + 3·β·W: a shard, and what is gathered",
+        {**_sharded(job, n), "bytes_of_each": 6 if bf16 else 4, "β": 2 if bf16 else 4},
+        lambda size, n, outside, layer, each, gathered: 4 * size // n + each * outside + 3 * gathered * layer,
+        "Zhao et al. 2023 (FSDP)",
+    )  # fmt: skip
 
 
-def parameters(job: Job, ranks: Ranks) -> Figure:
-    """Weights."""
-    bytes_each, formula = (6, "(4 + 2)·N: fp32, and autocast's bf16 copy") if in_bf16(job, ranks) else (4, "4·N: fp32")
-    return _per_parameter("parameters", job, bytes_each, formula)
+def gradients(job: Job, ranks: Ranks, spread: Spread) -> Figure:
+    """Gradients, as large as the weights and in fp32.
+
+    Of sharded ones there are whole: what is outside the layers, and a layer's as backward makes them and once more as
+    they are sent; all of them while micro-batches add up that are not reduced one by one.
+    """
+    n = shards(spread.strategy, ranks)
+    if n == 1:
+        return _per_parameter("gradients", job, 4, "4·N: fp32")
+    accumulates = spread.whole_gradients and accumulation(job, ranks, spread.micro_batch) > 1
+    whole = "4·N: micro-batches add up whole" if accumulates else "4·N/n"
+    return Figure.of(
+        PREFIX + "gradients", "bytes", f"{whole} + 4·E + (β + 4)·W",
+        {**_sharded(job, n), "β": 2 if in_bf16(job, ranks) else 4},
+        lambda size, n, outside, layer, each: 4 * size // (1 if accumulates else n) + 4 * outside + (each + 4) * layer,
+        "Zhao et al. 2023 (FSDP)",
+    )  # fmt: skip
 
 
-def gradients(job: Job) -> Figure:
-    """Gradients, as large as the weights and in fp32."""
-    return _per_parameter("gradients", job, 4, "4·N: fp32")
-
-
-def optimizer(job: Job) -> Figure:
+def optimizer(job: Job, ranks: Ranks, spread: Spread) -> Figure:
     """Both moments of Adam."""
-    return _per_parameter("optimizer", job, 8, "8·N: two fp32 moments")
+    n = ranks.world_size if spread.strategy == "zero1" else shards(spread.strategy, ranks)
+    if n == 1:
+        return _per_parameter("optimizer", job, 8, "8·N: two fp32 moments")
+    inputs = {"num_parameters": num_parameters(job), "n": n}
+    source = "Rajbhandari et al. 2020 (ZeRO)"
+    formula = "8·N/n: two fp32 moments of a shard"
+    return Figure.of(PREFIX + "optimizer", "bytes", formula, inputs, lambda size, n: 8 * size // n, source)
 
 
 def activations(job: Job, ranks: Ranks, micro_batch: int) -> Figure:
@@ -163,9 +189,28 @@ def capacity(ranks: Ranks) -> Figure:
     return Figure.of(PREFIX + "capacity", "bytes", formula, inputs, lambda size, n: size // n)
 
 
+def num_parameters(job: Job) -> int:
+    """N."""
+    return job.model.parameters(job.data.tokenizer.most_tokens)
+
+
+def accumulation(job: Job, ranks: Ranks, micro_batch: int) -> int:
+    """Micro-batches of a step on one rank."""
+    return max(1, job.train.global_batch // (ranks.world_size * micro_batch))
+
+
+def _sharded(job: Job, n: int) -> dict[str, float | str | None]:
+    """N, n, E and W."""
+    return {
+        "num_parameters": num_parameters(job),
+        "n": n,
+        "parameters_outside_layers": job.model.parameters_outside_layers(job.data.tokenizer.most_tokens),
+        "layer_parameters": job.model.largest_layer_parameters(),
+    }
+
+
 def _per_parameter(name: str, job: Job, bytes_each: int, formula: str) -> Figure:
-    num_parameters = job.model.parameters(job.data.tokenizer.most_tokens)
     return Figure.of(
-        PREFIX + name, "bytes", formula, {"num_parameters": num_parameters, "bytes_of_each": bytes_each},
+        PREFIX + name, "bytes", formula, {"num_parameters": num_parameters(job), "bytes_of_each": bytes_each},
         lambda n, size: n * size, "mixed-precision Adam: 18 bytes a parameter in all",
     )  # fmt: skip

@@ -40,6 +40,17 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """How the model is spread over the ranks, and a step over micro-batches."""
+
+    strategy: str
+    """ddp, zero1, hsdp or fsdp."""
+    micro_batch: int
+    whole_gradients: bool = True
+    """Whether micro-batches add up whole gradients, reduced with the last (False: sharded ones, reduced with each)."""
+
+
+@dataclass(frozen=True)
 class Memory:
     """Bytes on one GPU (or of one rank's share of a CPU node)."""
 
@@ -81,8 +92,11 @@ class Plan:
     world_size: int
     nodes: int
     strategy: str
+    strategy_reason: str
     micro_batch: int
     gradient_accumulation: int
+    whole_gradients: bool
+    """Whether FSDP adds up whole gradients over micro-batches: one reduction a step, where memory allows it."""
     activation_checkpointing: bool
     memory_per_gpu_bytes: Memory
     step: Step

@@ -8,15 +8,15 @@ from hpcllm.cluster.probe.preferred import preferring_measured
 from hpcllm.cluster.profile import Profile
 from hpcllm.cluster.user import NOBODY, User
 from hpcllm.job.spec import Job
-from hpcllm.plan import fit, goodput, memory, ranks, step_time, storage
+from hpcllm.plan import fit, goodput, memory, ranks, step_time, storage, strategy
 from hpcllm.plan.limits import limits
-from hpcllm.plan.plan import Checkpoint, Figure, Memory, Plan, Step
+from hpcllm.plan.plan import Checkpoint, Figure, Memory, Plan, Spread, Step
 from hpcllm.plan.queue import under_qos
 from hpcllm.plan.ranks import Ranks, place
 
 
 def search(profile: Profile, job: Job, oversubscribe: bool = False, user: User = NOBODY) -> Plan:
-    """Does it fit, how fast, and what limits it; DDP, the one strategy there is.
+    """Does it fit, by which strategy, how fast, and what limits it.
 
     A job that does not fit has `fits` False, and its `limits` begin with what is in the way and the nearest job that
     fits. The person's QOS counts where the job names none. Raises UserError for a partition that the cluster does not
@@ -25,20 +25,22 @@ def search(profile: Profile, job: Job, oversubscribe: bool = False, user: User =
     job = under_qos(profile, job, user)
     profile, measured = preferring_measured(profile)
     placed = place(profile, job)
-    micro_batch = memory.best_micro_batch(job, placed)
-    figures = {name: f.renamed(measured) for name, f in _figures(profile, job, placed, micro_batch).items()}
+    spread = strategy.choose(job, placed)
+    figures = {name: f.renamed(measured) for name, f in _figures(profile, job, placed, spread).items()}
     misfits = fit.misfits(profile, job, oversubscribe)
     nearest = fit.nearest(profile, job, oversubscribe) if misfits else {}
-    return _plan(placed, micro_batch, not misfits, figures, limits(job, placed, figures, misfits, nearest))
+    reason = strategy.reason(job, placed, spread)
+    return _plan(placed, spread, reason, not misfits, figures, limits(job, placed, figures, misfits, nearest))
 
 
-def _figures(profile: Profile, job: Job, placed: Ranks, micro_batch: int) -> dict[str, Figure]:
+def _figures(profile: Profile, job: Job, placed: Ranks, spread: Spread) -> dict[str, Figure]:
     """Every figure by its name, in reading order."""
-    batch = _micro_batch(job, micro_batch)
-    accumulation = _gradient_accumulation(job, placed, micro_batch)
+    batch = _micro_batch(job, spread.micro_batch)
+    accumulation = _gradient_accumulation(job, placed, spread.micro_batch)
     found = {f.name: f for f in [*ranks.figures(job, placed), batch, accumulation]}
-    found |= {f.name: f for f in memory.figures(job, placed, micro_batch)}
-    found |= {f.name: f for f in step_time.figures(profile, job, placed, int(accumulation.value or 1))}
+    found |= {f.name: f for f in strategy.figures(job, placed)}
+    found |= {f.name: f for f in memory.figures(job, placed, spread)}
+    found |= {f.name: f for f in step_time.figures(profile, job, placed, spread)}
     found |= {f.name: f for f in storage.figures(profile, job, placed, found["step.total_s"])}
     found |= {f.name: f for f in goodput.figures(profile, job, placed, found)}
     return found
@@ -47,7 +49,7 @@ def _figures(profile: Profile, job: Job, placed: Ranks, micro_batch: int) -> dic
 def _micro_batch(job: Job, micro_batch: int) -> Figure:
     asked = job.train.micro_batch is not None
     formula = "train.micro_batch" if asked else "largest divisor of global_batch / world_size that fits"
-    most = memory.MOST_TOKENS_OF_A_MICRO_BATCH
+    most = strategy.MOST_TOKENS_OF_A_MICRO_BATCH
     note = "" if asked else f"at most {most} tokens; memory is filled to {memory.USABLE_SHARE:.0%} (arXiv:2411.06465)"
     inputs = {"train.micro_batch": micro_batch} if asked else {"train.global_batch": job.train.global_batch}
     return Figure("micro_batch", micro_batch, "", formula, inputs, note)
@@ -60,10 +62,13 @@ def _gradient_accumulation(job: Job, placed: Ranks, micro_batch: int) -> Figure:
         "micro_batch": micro_batch,
     }
     formula = "global_batch / (world_size × micro_batch)"
-    return Figure.of("gradient_accumulation", "", formula, inputs, lambda batch, n, micro: max(1, batch // (n * micro)))
+    value = memory.accumulation(job, placed, micro_batch)
+    return Figure.of("gradient_accumulation", "", formula, inputs, lambda *_: value)
 
 
-def _plan(placed: Ranks, micro_batch: int, fits: bool, figures: dict[str, Figure], limits: tuple[str, ...]) -> Plan:
+def _plan(
+    placed: Ranks, spread: Spread, reason: str, fits: bool, figures: dict[str, Figure], limits: tuple[str, ...]
+) -> Plan:
     def value(name: str) -> Any:
         return figures[name].value
 
@@ -74,9 +79,11 @@ def _plan(placed: Ranks, micro_batch: int, fits: bool, figures: dict[str, Figure
         fits=fits,
         world_size=placed.world_size,
         nodes=placed.nodes,
-        strategy="ddp",
-        micro_batch=micro_batch,
+        strategy=spread.strategy,
+        strategy_reason=reason,
+        micro_batch=spread.micro_batch,
         gradient_accumulation=value("gradient_accumulation"),
+        whole_gradients=spread.whole_gradients,
         activation_checkpointing=False,
         memory_per_gpu_bytes=Memory(**section("memory_per_gpu_bytes", *Memory.__annotations__)),
         step=Step(**section("step", *Step.__annotations__)),

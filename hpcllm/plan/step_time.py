@@ -8,8 +8,9 @@ from __future__ import annotations
 from hpcllm.cluster.fabric import Fabric
 from hpcllm.cluster.profile import Profile
 from hpcllm.job.spec import Job
+from hpcllm.plan import memory
 from hpcllm.plan import ranks as counts
-from hpcllm.plan.plan import Figure
+from hpcllm.plan.plan import Figure, Spread
 from hpcllm.plan.ranks import Ranks, in_bf16
 
 EFFICIENCY = 0.5  # of a large matmul's speed that a whole step reaches: an assumption until a run has measured it
@@ -25,14 +26,15 @@ _EFFICIENCY_SOURCE = (
 )
 
 
-def figures(profile: Profile, job: Job, ranks: Ranks, accumulation: int) -> list[Figure]:
+def figures(profile: Profile, job: Job, ranks: Ranks, spread: Spread) -> list[Figure]:
     """Every term of the step, the step, and the speeds that follow."""
+    accumulation = memory.accumulation(job, ranks, spread.micro_batch)
     speed = matmul_flops_per_s(job, ranks)
     multiply, launch = multiply_s(job, ranks, speed), launch_s(job, ranks, accumulation)
     compute = compute_s(multiply, launch)
     inside, across = inside_node_s(job, ranks), across_nodes_s(profile, job, ranks)
-    communication = communication_s(inside, across)
-    exposed = exposed_communication_s(compute, communication, accumulation)
+    communication = communication_s(inside, across, spread, accumulation, in_bf16(job, ranks))
+    exposed = exposed_communication_s(compute, communication, ranks, spread.strategy, accumulation)
     data = data_s(profile, job)
     step = total_s(compute, exposed, data)
     rate = tokens_per_s(job, step)
@@ -148,16 +150,53 @@ def _beyond_a_switch(fabric: Fabric, key: str, nodes: int) -> str:
     return f"; beyond {size} {share:.0%} of the nodes' rate gets through ({key}.oversubscription), which is left out"
 
 
-def communication_s(inside: Figure, across: Figure) -> Figure:
-    """All-reduce of the gradients: inside the nodes, then across them."""
+def communication_s(inside: Figure, across: Figure, spread: Spread, accumulation: int, bf16: bool) -> Figure:
+    """What the ranks exchange in a step, in all-reduces of the gradients inside the nodes and across them.
+
+    A gather or a reduce-scatter is half of one. ZeRO-1 gathers what the ranks updated. FSDP gathers the weights for
+    the forward and the backward pass of each micro-batch, and reduce-scatters gradients once, or with each; HSDP does
+    so inside the nodes, and all-reduces across them once.
+    """
+    gathers = accumulation * (0.5 if bf16 else 1.0)
+    scatters = 0.5 if spread.whole_gradients else 0.5 * accumulation
+    sharded = gathers + scatters
+    times = {"ddp": (1.0, 1.0), "zero1": (1.5, 1.5), "hsdp": (sharded, 1.0), "fsdp": (sharded, sharded)}
+    inside_times, across_times = times[spread.strategy]
+    simple = spread.strategy == "ddp"
     return Figure.of(
-        "communication_s", "s", "inside_node_s + across_nodes_s", {f.name: f.value for f in (inside, across)},
-        lambda *parts: sum(parts),
+        "communication_s", "s",
+        "inside_node_s + across_nodes_s" if simple else "times_inside · inside_node_s + times_across · across_nodes_s",
+        {
+            **{figure.name: figure.value for figure in (inside, across)},
+            **({} if simple else {"times_inside": inside_times, "times_across": across_times}),
+        },
+        lambda inside_s, across_s, *_: inside_times * inside_s + across_times * across_s,
+        "" if simple else "Rajbhandari et al. 2020, §7: a gather or a reduce-scatter moves half of an all-reduce",
     )  # fmt: skip
 
 
-def exposed_communication_s(compute: Figure, communication: Figure, accumulation: int) -> Figure:
-    """What the backward of the last micro-batch, the only one that communicates, does not hide."""
+def exposed_communication_s(
+    compute: Figure, communication: Figure, ranks: Ranks, strategy: str, accumulation: int
+) -> Figure:
+    """What computing does not hide: of DDP's all-reduce the last backward does, of FSDP's gathers every pass."""
+    name = "step.exposed_communication_s"
+    both = {"communication_s": communication.value, compute.name: compute.value}
+    if strategy in ("fsdp", "hsdp") and not ranks.on_gpus:
+        note = "on CPUs torch 2.13 waits for each collective of FSDP"
+        return Figure.of(name, "s", "communication_s", {"communication_s": communication.value}, lambda s: s, note)
+    if strategy in ("fsdp", "hsdp"):
+        note = "weights are gathered a layer ahead, gradients reduced a layer behind"
+        formula = "max(0, communication_s − compute_s)"
+        return Figure.of(name, "s", formula, both, lambda comm, compute: max(0.0, comm - compute), note)
+    if strategy == "zero1":
+        return Figure.of(
+            name, "s",
+            "max(0, ⅔·communication_s − backward_share·compute_s / gradient_accumulation) + ⅓·communication_s",
+            {**both, "backward_share": BACKWARD_SHARE, "gradient_accumulation": accumulation},
+            lambda comm, compute, share, micro_batches:
+                max(0.0, 2 / 3 * comm - share * compute / micro_batches) + comm / 3,
+            "the all-reduce as DDP's; the gather of the new weights, a third, comes behind the update",
+        )  # fmt: skip
     return Figure.of(
         "step.exposed_communication_s", "s",
         "max(0, communication_s − backward_share × compute_s / gradient_accumulation)",

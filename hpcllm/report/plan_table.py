@@ -87,6 +87,7 @@ def _rows(plan: Plan) -> Iterator[Row]:
     if not plan.fits:
         yield "in the way", limits
         yield "", Text()
+    yield "strategy", Text(f"{plan.strategy}: {plan.strategy_reason}")
     yield "memory", _memory(plan)
     yield "", Text()
     yield "step", _step(plan)

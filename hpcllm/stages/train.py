@@ -92,6 +92,7 @@ def _train(run: Run, job: Job, plan: Plan, world: World, metrics: Metrics, stop:
         world,
         steps_done=found or 0,
         precision=chosen.precision,
+        whole_gradients=plan.whole_gradients,
         checkpoint_every_steps=job.train.checkpoint.every_steps or plan.checkpoint_every_steps,
         metrics=metrics,
         save=save,

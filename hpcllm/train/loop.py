@@ -42,6 +42,7 @@ def train(
     *,
     steps_done: int,
     precision: str,
+    whole_gradients: bool,
     checkpoint_every_steps: int,
     metrics: Metrics,
     save: Callable[[int], None],
@@ -62,7 +63,7 @@ def train(
         with clock.data():
             step_batches = next(batches)
 
-        nats = accumulate_gradients(model, step_batches, loss, settings.seed, step, world, precision)
+        nats = accumulate_gradients(model, step_batches, loss, settings.seed, step, world, precision, whole_gradients)
         clock.gradients_averaged()
         gradient_norm = clip(model, settings.optimizer.clip_norm)
         update(model, optimizer)
@@ -101,11 +102,19 @@ def train(
 
 
 def accumulate_gradients(
-    model: nn.Module, step_batches: StepBatches, loss: Loss, seed: int, step: int, world: World, precision: str
+    model: nn.Module,
+    step_batches: StepBatches,
+    loss: Loss,
+    seed: int,
+    step: int,
+    world: World,
+    precision: str,
+    whole_gradients: bool = True,
 ) -> Tensor:
     """Forward and backward of this rank's micro-batches; returns the sum of their loss.
 
-    Gradients add up over the micro-batches; ranks talk during the last one's backward pass alone.
+    Gradients add up over the micro-batches; ranks send them in the last one's backward pass alone, unless there is no
+    room for whole ones (`strategy.no_sync`).
     """
     device = next(model.parameters()).device
     nats = torch.zeros((), device=device)
@@ -113,7 +122,7 @@ def accumulate_gradients(
         batch = batch_on(batch, device)
         is_last = number == len(step_batches.micro_batches)
         seed_dropout(seed, step, number, world.rank)
-        with nullcontext() if is_last else no_sync(model):
+        with nullcontext() if is_last else no_sync(model, whole_gradients):
             with autocast(device.type, precision):
                 micro_nats = loss(model(*batch.inputs), batch)
             torch.autograd.backward(micro_nats * (world.size / step_batches.global_targets))

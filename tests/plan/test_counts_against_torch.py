@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from hpcllm.job.spec import Job
 from hpcllm.model.build import build
 from hpcllm.plan import memory
+from hpcllm.plan.plan import Spread
 from hpcllm.plan.ranks import place
 from hpcllm.plan.step_time import KERNELS_OF_A_LAYER
 from hpcllm.train import objective
@@ -70,7 +71,7 @@ def test_a_layer_keeps_the_bytes_that_the_plan_counts(architecture: str, precisi
 
     measured = kept_bytes(many) - kept_bytes(few)
 
-    planned = [memory.of(job, place(cluster(), job), BATCH).activations for job in (few, many)]
+    planned = [memory.of(job, place(cluster(), job), Spread("ddp", BATCH)).activations for job in (few, many)]
     assert measured == pytest.approx(planned[1] - planned[0], rel=0.03)  # a norm's two numbers a token are left out
 
 
@@ -106,7 +107,7 @@ def test_the_loss_takes_what_the_plan_counts_for_a_logit(precision: str, piece: 
     with LiveBytes() as live:
         loss_of(model, job).backward()
 
-    planned = memory.of(job, place(cluster(), job), BATCH)
+    planned = memory.of(job, place(cluster(), job), Spread("ddp", BATCH))
     assert live.most == pytest.approx(planned.logits, rel=0.1)
 
 

@@ -47,10 +47,10 @@ from hpcllm.plan.search import search
         (
             {"slurm.partition": "cpu", "resources.ranks_per_node": 256},
             "resources.ranks_per_node: 256 ranks on a node with 128 cores (--oversubscribe",
-            "resources.ranks_per_node: 32",  # 128 would have their cores, and too little memory
+            "resources.ranks_per_node: 64",  # 128 would have their cores, and too little memory
         ),
         (
-            {"model.layers": 48, "model.width": 6400, "model.feed_forward": 25600, "model.heads": 50},
+            {"model.layers": 96, "model.width": 12288, "model.feed_forward": 49152, "model.heads": 96},
             "memory: ",
             "model.layers: ",
         ),
@@ -65,8 +65,8 @@ def test_it_says_what_is_in_the_way_and_what_would_do(changes: dict[str, Any], r
 
 
 def test_too_large_for_one_gpu_but_not_for_another_names_the_partition():
-    # 1.9 billion parameters take 35 GB before the first activation.
-    large = gpt2({"model.layers": 60, "model.width": 1600, "model.heads": 25, "model.feed_forward": 6400})
+    # 24 billion parameters take 25 GiB on each of 16 ranks before the first layer is gathered.
+    large = gpt2({"model.layers": 48, "model.width": 6400, "model.heads": 50, "model.feed_forward": 25600})
 
     plan = search(cluster(), changed(large, {"slurm.partition": "small"}))
 
@@ -100,6 +100,7 @@ jobs = st.fixed_dictionaries(
         "model.layers": st.integers(1, 200),
         "model.context": st.sampled_from([1, 100, 1024, 65536]),
         "slurm.partition": st.sampled_from([None, "gpu", "short", "small", "cpu"]),
+        "train.strategy": st.sampled_from(["auto", "ddp", "zero1", "hsdp", "fsdp"]),
     }
 )
 

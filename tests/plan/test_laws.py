@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcllm.plan import memory
+from hpcllm.plan.plan import Spread
 from hpcllm.plan.ranks import place
 from hpcllm.plan.search import search
+from hpcllm.plan.strategy import choose
 
 partitions = st.sampled_from(["gpu", "small", "cpu"])
 rates = st.integers(1, 3200)
@@ -20,7 +22,7 @@ def test_a_larger_micro_batch_never_takes_less_memory(partition: str, micro_batc
     job = (translation if seq2seq else gpt2)({"slurm.partition": partition})
     ranks = place(cluster(), job)
 
-    smaller, larger = (memory.of(job, ranks, b).total for b in (micro_batch, micro_batch + more))
+    smaller, larger = (memory.of(job, ranks, Spread("ddp", b)).total for b in (micro_batch, micro_batch + more))
 
     assert smaller < larger
 
@@ -47,7 +49,7 @@ def test_the_chosen_micro_batch_divides_and_fits(partition: str, batch: int):
     job = gpt2({"slurm.partition": partition, "train.global_batch": 32 * batch})
     ranks = place(cluster(), job)
 
-    chosen = memory.best_micro_batch(job, ranks)
+    chosen = choose(job, ranks)
 
-    assert job.train.global_batch % (ranks.world_size * chosen) == 0
+    assert job.train.global_batch % (ranks.world_size * chosen.micro_batch) == 0
     assert memory.fits(job, ranks, chosen)

@@ -16,7 +16,7 @@ SHORT = {"steps": 6, "global_batch": 8, "validate_every_steps": 3, "checkpoint":
 def test_every_strategy_trains_as_one_process_and_goes_on_from_any_other(tmp_path: Path) -> None:
     job = tiny_job(tmp_path, **SHORT)
     one = tiny_run(tmp_path / "one", job)
-    accumulating = {name: tiny_run(tmp_path / name, job, 4, 1, name) for name in STRATEGIES}
+    accumulating = {name: tiny_run(tmp_path / name, job, 4, 1, strategy=name) for name in STRATEGIES}
     train_here(one)
 
     said = trained(*accumulating.values())

@@ -50,14 +50,14 @@ def tiny_job(folder: Path, architecture: str = "decoder", model: dict[str, Any] 
     )
 
 
-def tiny_run(folder: Path, job: Job, world_size: int = 1, micro_batch: int = 4, strategy: str = "ddp") -> Run:
-    """A run directory of this job for so many ranks, with its tokenizer and its shards."""
+def tiny_run(folder: Path, job: Job, world_size: int = 1, micro_batch: int = 4, **planned: Any) -> Run:
+    """A run directory of this job for so many ranks, with tokenizer and shards; `planned` is put into its plan."""
     run = Run(folder)
     accumulation = job.train.global_batch // (world_size * micro_batch)
     plan = replace(
         search(local_profile(), job, oversubscribe=True),
         **{"world_size": world_size, "micro_batch": micro_batch, "gradient_accumulation": accumulation},
-        strategy=strategy,
+        **planned,
     )
     write_json(run.resolved_json, {"format": FORMAT, "job": job.model_dump(mode="json", by_alias=True)})
     write_json(run.software_json, {"commit": "0" * 40, "code_sha256": "0" * 64})
