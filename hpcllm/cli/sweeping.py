@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpcllm.cli.words import out_of, print_json, print_rich, profile_of
+from hpcllm.cli.words import RUNS, out_of, print_json, print_rich, profile_of
 from hpcllm.errors import DoesNotFit, UserError
 
 if TYPE_CHECKING:
     from hpcllm.cluster.profile import Profile
     from hpcllm.job.sweep import Point
+    from hpcllm.launch.submission.sweep_batches import Batch
     from hpcllm.launch.sweep import Sweep
     from hpcllm.run_directory import Run
 
@@ -57,23 +59,43 @@ def rendered_sweep(arguments: argparse.Namespace, cluster: tuple[Profile, Path |
 
 
 def submit(arguments: argparse.Namespace) -> None:
-    """Submit what is missing of a sweep, and say the ids."""
+    """Submit what is missing of a sweep, and say the ids; or what would be submitted."""
+    from hpcllm.cli.submitting import removed_afterwards, say_warning
     from hpcllm.launch.submission.sweep_submit import submit_sweep
+    from hpcllm.run_directory import Run
 
+    new_parent, kept = not RUNS.exists(), arguments.job.is_dir() or arguments.out
     sweep = rendered_sweep(arguments)
     if arguments.dry_run:
-        raise UserError(
-            f"--dry-run: of a sweep it cannot be told before; its scripts are in {sweep.root}/000/scripts; "
-            f"of one run: hpcllm submit --dry-run {shlex.quote(str(sweep.runs[0].root))}"
-        )
-    batches, waiting = submit_sweep(sweep)
-    for batch, job_id in batches:
-        runs = f"{len(batch.numbers)} runs" if batch.is_array else f"run {batch.numbers[0]:0{sweep.width}}"
-        print(f"{batch.stage.name:24} {job_id:12} {runs}")
+        with nullcontext() if kept else removed_afterwards(Run(sweep.root), new_parent):
+            _say_dry(sweep)
+        return
+    made, waiting = submit_sweep(sweep, say_warning)
+    for batch, job_id in made:
+        print(f"{batch.stage.name:24} {job_id:12} {_runs_of(sweep, batch)}")
     at = shlex.quote(str(sweep.root))
     if waiting:
         print(f"{waiting} runs are more than may be in the queue; when some are done: hpcllm submit {at}")
-    print(f"follow  hpcllm status {at}")
+    print(f"follow  hpcllm watch {at}")
+
+
+def _say_dry(sweep: Sweep) -> None:
+    """Checks, commands, and the scripts that these name. Raises UserError with everything that stands in the way."""
+    from hpcllm.cli.submitting import say_checks
+    from hpcllm.launch.submission.finding import raise_refusals
+    from hpcllm.launch.submission.sweep_submit import check_sweep, sweep_commands
+
+    told = sweep_commands(sweep)
+    found = say_checks(lambda: check_sweep(sweep))
+    for batch, tokens in told.commands:
+        print(f"{batch.stage.name:24} {_runs_of(sweep, batch):10} {shlex.join(tokens)}")
+    for path, text in told.scripts.items():
+        print(f"\n==> {path}\n{text}", end="")
+    raise_refusals(found)
+
+
+def _runs_of(sweep: Sweep, batch: Batch) -> str:
+    return f"{len(batch.numbers)} runs" if batch.is_array else f"run {batch.numbers[0]:0{sweep.width}}"
 
 
 def run_here(arguments: argparse.Namespace) -> None:

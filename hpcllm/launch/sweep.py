@@ -57,9 +57,19 @@ class Sweep:
         """What each run differs in."""
         return tuple(map(label, self.points))
 
+    @property
+    def scripts(self) -> Path:
+        """Of its arrays."""
+        return self.root / "scripts"
+
     def script(self, stage_id: str, group: str) -> Path:
         """The script of an array: of one stage, of runs that ask Slurm for the same."""
-        return self.root / "scripts" / f"{stage_id}.{group}.sbatch"
+        return self.scripts / f"{stage_id}.{group}.sbatch"
+
+    @property
+    def report_html(self) -> Path:
+        """The report of all its runs."""
+        return self.root / "report.html"
 
     def write(self) -> None:
         """Say what it is, before its runs are made. Raises UserError where other points were rendered."""

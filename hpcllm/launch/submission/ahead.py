@@ -25,12 +25,13 @@ LOOK_UP_S = 5.0  # for one of the questions that only explain
 class Ahead:
     """A stage that is to be submitted, as so many jobs one after another."""
 
+    run: Run
     stage: Stage
     jobs: int
     options: Mapping[str, str]
     """sbatch's options as they stand in its script, which somebody may have changed by hand."""
     tasks: int = 1
-    """Of an array: how many of its jobs have something to do."""
+    """Of an array: how many of its jobs have something to do. Of a sweep: how many runs ask for the same."""
 
     @property
     def count(self) -> int:
@@ -53,7 +54,8 @@ class Queued:
 def ahead(run: Run, lengths: Mapping[str, int], missing: Iterable[Stage]) -> list[Ahead]:
     """What is to be submitted."""
     return [
-        Ahead(stage, lengths[stage.name], options_in(run.script(stage.id)), _tasks(run, stage)) for stage in missing
+        Ahead(run, stage, lengths[stage.name], options_in(run.script(stage.id)), _tasks(run, stage))
+        for stage in missing
     ]
 
 

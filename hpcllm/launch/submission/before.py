@@ -40,12 +40,17 @@ _REMEDIES = {
 _VARIABLES = {"time": "SBATCH_TIMELIMIT", "mem": "SBATCH_MEM_PER_NODE"}  # not called as the option
 
 
-def findings(run: Run, work: Sequence[Ahead], queued: Sequence[Queued] | None) -> list[Finding]:
-    """All that was found, good and bad. `queued`: what is in the queue, None where nobody knows."""
+def findings(
+    run: Run, work: Sequence[Ahead], queued: Sequence[Queued] | None, beside: Sequence[Run] = ()
+) -> list[Finding]:
+    """All that was found, good and bad. `queued`: what is in the queue, None where nobody knows.
+
+    `beside`: the other runs of a sweep; `work` then holds one stage of those that ask Slurm for the same.
+    """
     profile, job = frozen_profile(run), frozen_any_job(run)
     with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
         known = pool.submit(look_up)
-        tried = list(pool.map(lambda one: _try(run, one.stage), work))
+        tried = list(pool.map(lambda one: _try(one.run, one.stage), work))
         site = known.result()
     return [
         *_scripts(work, tried),
@@ -53,7 +58,7 @@ def findings(run: Run, work: Sequence[Ahead], queued: Sequence[Queued] | None) -
         *account_findings(work, site, refused=any(tried)),
         *partition_findings(work, site),
         *(limit_findings(work, site, profile, queued) if queued is not None else ()),
-        *room(run, profile, job),
+        *room(run, profile, job, beside),
     ]
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import glob
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from hpcllm.cluster.profile import Profile
 from hpcllm.errors import UserError
-from hpcllm.job.spec import Data, Job
+from hpcllm.job.spec import Data, Job, frozen_any_job
 from hpcllm.launch.submission.ahead import user
 from hpcllm.launch.submission.finding import Finding, good, refusal, warning
 from hpcllm.launch.tracking.purge import filesystem_of
@@ -24,6 +24,7 @@ from hpcllm.units import format_bytes
 QUOTA_S = 3.0  # for the filesystem's word on a quota
 MOST_FILES = 1000  # of a corpus that are looked at
 FEW_FILES = 1000  # that a run may come to hold beside its shards: code, logs, checkpoints
+FEW_BESIDE = 100  # the same of each further run of a sweep, whose code is the first one's
 KIB = 1024
 _MAKE_ROOM = "make room, or give --out on another filesystem"
 
@@ -47,25 +48,36 @@ class Quota:
     limit_files: int | None
 
 
-def room(run: Run, profile: Profile, job: object) -> list[Finding]:
-    """What stands in the way of writing the run, by the filesystem, by its quota, and by the profile."""
-    need = need_of(run, job) if isinstance(job, Job) else Need()
+def room(run: Run, profile: Profile, job: object, beside: Sequence[Run] = ()) -> list[Finding]:
+    """What stands in the way of writing the run, by the filesystem, by its quota, and by the profile.
+
+    `beside`: runs that are written as well.
+    """
+    need = _together([need_of(run, job), *(need_of(other, frozen_any_job(other)) for other in beside)])
+    few_files = FEW_FILES + FEW_BESIDE * len(beside)
     free = os.statvfs(run.root)
     free_bytes = free.f_bavail * free.f_frsize
     found = _against(need, free_bytes, f"{run.root}: free")
-    if free.f_files and free.f_favail < FEW_FILES:
+    if free.f_files and free.f_favail < few_files:
         found.append(refusal("room", f"{run.root}: room for {free.f_favail} more files; {_MAKE_ROOM}"))
     quota = quota_of(run.root, profile)
-    return [*found, *(_against_quota(need, quota) if quota else _against_profile(need, run, profile))]
+    return [*found, *(_against_quota(need, quota, few_files) if quota else _against_profile(need, run, profile))]
 
 
-def need_of(run: Run, job: Job) -> Need:
+def need_of(run: Run, job: object) -> Need:
     """Checkpoints: those that are kept, and one that is written before the oldest goes."""
+    if not isinstance(job, Job):
+        return Need()
     at_once = job.train.checkpoint.keep + 1
     there = sum(path.stat().st_size for path in run.checkpoints.rglob("*") if path.is_file())
     checkpoints = read_plan(run).checkpoint.bytes * at_once
-    shards = 0 if run.index_json.exists() else _text_bytes(job.data) * job.data.tokenizer.token_bytes
+    made = run.index_json.exists() or run.data.is_symlink()  # in a sweep, by another run
+    shards = 0 if made else _text_bytes(job.data) * job.data.tokenizer.token_bytes
     return Need(max(0, checkpoints - there), shards)
+
+
+def _together(needs: Sequence[Need]) -> Need:
+    return Need(sum(need.checkpoints for need in needs), sum(need.shards for need in needs))
 
 
 def quota_of(path: Path, profile: Profile) -> Quota | None:
@@ -99,14 +111,14 @@ def _against(need: Need, left_bytes: int, whose: str) -> list[Finding]:
     return [good("room", f"{whose} {left}{needed}")]
 
 
-def _against_quota(need: Need, quota: Quota) -> list[Finding]:
+def _against_quota(need: Need, quota: Quota, few_files: int) -> list[Finding]:
     found = []
     if quota.limit_bytes is not None:
         found += _against(need, quota.limit_bytes - quota.used_bytes, "quota: left")
     left_files = None if quota.limit_files is None else quota.limit_files - quota.used_files
-    if left_files is not None and left_files < FEW_FILES:
+    if left_files is not None and left_files < few_files:
         used = f"{quota.used_files} of {quota.limit_files} files"
-        found.append(refusal("room", f"quota: {used}; a run has up to {FEW_FILES}; {_MAKE_ROOM}"))
+        found.append(refusal("room", f"quota: {used}; up to {few_files} are to come; {_MAKE_ROOM}"))
     return found
 
 

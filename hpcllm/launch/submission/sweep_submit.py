@@ -6,95 +6,123 @@ else than all others, one whose number is above the site's largest index, and st
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from hpcllm.cluster.profile import frozen_profile
-from hpcllm.errors import UserError
 from hpcllm.job.spec import frozen_any_job
 from hpcllm.launch.pipeline import Stage, stages
-from hpcllm.launch.scripts.dag_scripts import sbatch_tokens
-from hpcllm.launch.scripts.shell import directive_word, directives_in, one_line
-from hpcllm.launch.submission.ahead import own_queue
-from hpcllm.launch.submission.chain import can_chain
-from hpcllm.launch.submission.finding import raise_refusals
-from hpcllm.launch.submission.submit import alone, check, check_answered, check_cluster, note, signals_wait, withdraw
+from hpcllm.launch.submission.ahead import Ahead, Queued, ahead, own_queue
+from hpcllm.launch.submission.all_or_nothing import Sbatch, all_or_nothing, hand_in
+from hpcllm.launch.submission.before import findings
+from hpcllm.launch.submission.chain import SEPARATOR, chain_length
+from hpcllm.launch.submission.finding import Finding, raise_refusals
+from hpcllm.launch.submission.submit import alone, check_answered, check_cluster, jobs_in_queue, note
+from hpcllm.launch.submission.sweep_batches import (
+    Batch,
+    Ids,
+    after,
+    array_path,
+    array_script,
+    array_tokens,
+    batches,
+    directives,
+    parts,
+)
 from hpcllm.launch.sweep import Sweep, borrowed
-from hpcllm.launch.tracking.slurm import slurm
+from hpcllm.launch.tracking.on_disk import submitted
 from hpcllm.launch.tracking.states import ALIVE
 from hpcllm.launch.tracking.sweep_status import look_at
+from hpcllm.plan.plan import read_plan
 from hpcllm.run_directory import Run, write_text
-from hpcllm.units import as_ranges
 
-Ids = dict[tuple[int, str], str]
-"""The job of a run's stage: (number of the run, name of the stage) -> id."""
+Lenders = Mapping[tuple[int, str], int]
+"""(number of a run, name of a stage) -> the number of the run whose outcome it is."""
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What one sbatch call submits: a stage of one run, or of several as an array."""
+class Work:
+    """What is to be submitted, and what it may wait for."""
 
-    stage: Stage
-    numbers: tuple[int, ...]
-    """Of the runs; they are the indexes of the array."""
-    group: str = "0"
-    """Of those that ask Slurm for the same, which one; in the name of its script."""
+    missing: Sequence[set[str]]
+    """Names of stages, for each run."""
+    alive: Ids
+    """The jobs that are queued or run."""
+    lenders: Lenders
+    waiting: int = 0
+    """How many runs are more than may be in the queue now."""
 
     @property
-    def is_array(self) -> bool:
-        """Whether it is more than one job."""
-        return len(self.numbers) > 1
-
-    def ids(self, job_id: str) -> Ids:
-        """The ids of its jobs, by what sbatch said."""
-        return {(i, self.stage.name): f"{job_id}_{i}" if self.is_array else job_id for i in self.numbers}
+    def is_empty(self) -> bool:
+        """Whether all is done or queued."""
+        return not any(self.missing)
 
 
-def submit_sweep(sweep: Sweep) -> tuple[list[tuple[Batch, str]], int]:
+@dataclass
+class Told:
+    """What a dry run would submit: the commands of each batch, and the scripts of arrays that they name."""
+
+    commands: list[tuple[Batch, list[str]]] = field(default_factory=list)
+    scripts: dict[Path, str] = field(default_factory=dict)
+
+
+def submit_sweep(sweep: Sweep, say: Callable[[Finding], None] | None = None) -> tuple[list[tuple[Batch, str]], int]:
     """Submit what is neither done nor queued: each batch with its id, and how many runs have to wait for a later call.
 
-    Raises UserError with what stands in the way, and nothing of this call stays in the queue.
+    `say` is told what was found before. Raises UserError with what stands in the way, and nothing of this call stays
+    in the queue.
     """
     runs = sweep.runs
     check_cluster(runs[0], sweep.root)
     with alone(runs[0]):
-        lenders = borrowed(runs)
-        alive, missing, waiting = _ahead(sweep, lenders)
-        first = next((i for i, names in enumerate(missing) if names), None)
-        if first is None:
-            return [], waiting
-        raise_refusals(check(runs[first]))
-        return _submit_all(sweep, missing, alive, lenders), waiting
+        lenders, queued = borrowed(runs), own_queue()
+        work = _work(sweep, lenders, queued)
+        left = _left_behind(sweep, work, queued or [])
+        if left:
+            _note(runs, _with_borrowers(left, lenders))
+            work = _work(sweep, lenders, queued)
+        if work.is_empty:
+            return [], work.waiting
+        found = _findings(sweep, work, queued)
+        for finding in found if say else ():
+            say(finding)  # type: ignore[misc]
+        raise_refusals(found)
+        return _submit_all(sweep, work), work.waiting
 
 
-def _submit_all(
-    sweep: Sweep, missing: Sequence[set[str]], alive: Ids, lenders: Mapping[tuple[int, str], int]
-) -> list[tuple[Batch, str]]:
-    """Every batch, noted at the end. Raises what broke it off, when nothing of it is left in the queue."""
-    made, ids = list[tuple[Batch, str]](), dict(alive)
-    with signals_wait() as stop_if_told:
-        try:
-            for batch in _batches(sweep.runs, missing):
-                for part, tokens in _calls(sweep, batch, ids):
-                    job_id = _sbatch(tokens)
-                    made.append((part, job_id))
-                    stop_if_told()
-                    new = part.ids(job_id)
-                    ids |= new | {key: new[i, key[1]] for key, i in lenders.items() if (i, key[1]) in new}
-            _note(sweep.runs, {key: job_id for key, job_id in ids.items() if alive.get(key) != job_id})
-        except BaseException as error:
-            withdraw([job_id for _, job_id in made], error)
-            raise
-    return made
+def check_sweep(sweep: Sweep) -> list[Finding]:
+    """What a submission would run into now, good and bad."""
+    check_cluster(sweep.runs[0], sweep.root)
+    queued = own_queue()
+    work = _work(sweep, borrowed(sweep.runs), queued)
+    return [] if work.is_empty else _findings(sweep, work, queued)
+
+
+def sweep_commands(sweep: Sweep) -> Told:
+    """What would be submitted now, with JOB_OF_STAGE in place of ids to come. Writes nothing."""
+    work = _work(sweep, borrowed(sweep.runs), None)
+    told, counts = Told(), dict[str, int]()
+
+    def tell(batch: Batch, tokens: Sequence[str]) -> str:
+        told.commands.append((batch, list(tokens)))
+        if batch.is_array:
+            told.scripts[array_path(sweep, batch)] = array_script(sweep, batch)
+        name = batch.stage.name
+        counts[name] = counts.get(name, 0) + 1
+        return f"JOB_OF_{name}" if counts[name] == 1 else f"JOB_{counts[name]}_OF_{name}"
+
+    for _ in _hand_in_all(sweep, work, tell):
+        pass
+    return told
 
 
 # ---- what is to be done ----------------------------------------------------------------------------------------------
 
 
-def _ahead(sweep: Sweep, lenders: Mapping[tuple[int, str], int]) -> tuple[Ids, list[set[str]], int]:
-    """The jobs that are queued or run, the stages of each run that are missing, and how many runs have no room now."""
+def _work(sweep: Sweep, lenders: Lenders, queued: Sequence[Queued] | None) -> Work:
+    """Raises UserError while Slurm is silent."""
     now = look_at(sweep)
     check_answered(sweep.root, now.silence)
     alive: Ids = {}
@@ -105,7 +133,7 @@ def _ahead(sweep: Sweep, lenders: Mapping[tuple[int, str], int]) -> tuple[Ids, l
                 alive[i, found.stage] = found.job_id
             elif found.state not in ("done", "running") and (i, found.stage) not in lenders:
                 missing[i].add(found.stage)
-    return alive, missing, _without_room(missing, _room(sweep.runs[0]))
+    return Work(missing, alive, lenders, _without_room(missing, _room(sweep.runs[0], queued)))
 
 
 def _without_room(missing: Sequence[set[str]], room: int | None) -> int:
@@ -121,133 +149,144 @@ def _without_room(missing: Sequence[set[str]], room: int | None) -> int:
     return waiting
 
 
-def _room(run: Run) -> int | None:
+def _room(run: Run, queued: Sequence[Queued] | None) -> int | None:
     """How many more jobs this person may have in the queue; None where no limit is known."""
     profile, job = frozen_profile(run), frozen_any_job(run)
     _, queue = profile.partition(job.slurm.partition)
     qos = profile.scheduler.qos.get(job.slurm.qos or (queue.qos if queue else None) or "")
     known = (profile.scheduler.max_submitted, queue and queue.max_submitted, qos and qos.max_submitted)
     limits = [limit for limit in known if limit]
-    return max(0, min(limits) - len(own_queue() or [])) if limits else None
+    return max(0, min(limits) - len(queued or [])) if limits else None
 
 
-def _batches(runs: Sequence[Run], missing: Sequence[set[str]]) -> Iterator[Batch]:
-    """Stage after stage, the runs that ask Slurm for the same together."""
-    profile = frozen_profile(runs[0])
-    most = profile.scheduler.max_array_size or len(runs)
-    rows: dict[str, dict[tuple[str, ...], list[int]]] = {}
-    found: dict[str, Stage] = {}
-    for i, run in enumerate(runs):
-        for stage in stages(frozen_any_job(run)) if missing[i] else ():
-            groups = rows.setdefault(stage.id, {})
-            found[stage.id] = stage
-            if stage.name in missing[i]:
-                alone = (f"run {i}",) if i >= most or can_chain(profile, stage) else ()
-                groups.setdefault((*_directives(run, stage), *alone), []).append(i)
-    for stage_id, groups in rows.items():
-        for group, numbers in enumerate(groups.values()):
-            yield Batch(found[stage_id], tuple(numbers), str(group))
+def _findings(sweep: Sweep, work: Work, queued: Sequence[Queued] | None) -> list[Finding]:
+    """Of every run: one of those that ask Slurm for the same speaks for them all."""
+    alike: dict[tuple[str, tuple[str, ...]], list[tuple[Run, Stage]]] = {}
+    concerned = [(run, names) for run, names in zip(sweep.runs, work.missing, strict=True) if names]
+    for run, names in concerned:
+        for stage in stages(frozen_any_job(run)):
+            if stage.name in names:
+                alike.setdefault((stage.id, directives(run, stage)), []).append((run, stage))
+    asked = []
+    for same in alike.values():
+        run, stage = same[0]
+        asked.append(replace(_ahead(run, stage), tasks=len(same)))
+    return findings(concerned[0][0], asked, queued, beside=[run for run, _ in concerned[1:]])
 
 
-def _directives(run: Run, stage: Stage) -> tuple[str, ...]:
-    """What a run's script asks for, but for what is named after the run, and its being an array itself."""
-    lines = directives_in(run.script(stage.id).read_text(encoding="utf-8"))
-    left_out = ("#SBATCH --job-name=", "#SBATCH --output=", "#SBATCH --array=")
-    return tuple(line for line in lines if not line.startswith(left_out))
+def _ahead(run: Run, stage: Stage) -> Ahead:
+    return ahead(run, {stage.name: _chain_length(run, stage)}, [stage])[0]
 
 
-# ---- one call of sbatch ----------------------------------------------------------------------------------------------
+def _chain_length(run: Run, stage: Stage) -> int:
+    plan = read_plan(run) if run.plan_json.exists() else None
+    return chain_length(frozen_profile(run), frozen_any_job(run), plan, stage)
 
 
-def _calls(sweep: Sweep, batch: Batch, ids: Ids) -> Iterator[tuple[Batch, list[str]]]:
-    """The call of a batch; or several, where its runs do not wait for the same."""
-    for part in _parts(batch, ids):
-        needed = _dependency(part, ids) if part.is_array else None
-        if needed is None:
-            for i in part.numbers:
-                yield Batch(part.stage, (i,)), sbatch_tokens(sweep.runs[i], part.stage, _after(part, i, ids))
-            continue
-        script = _array_script(sweep, part)
-        waits = [f"--dependency={','.join(needed)}", "--kill-on-invalid-dep=yes"] if needed else []
-        array = f"--array={as_ranges(part.numbers)}{_throttle(sweep)}"
-        yield part, ["sbatch", "--parsable", array, *waits, str(script)]
+# ---- what a submit that was killed left ------------------------------------------------------------------------------
 
 
-def _parts(batch: Batch, ids: Ids) -> list[Batch]:
-    """The batch, or its runs by what they wait for where one dependency does not say it for all."""
-    if not batch.is_array or _dependency(batch, ids) is not None:
-        return [batch]
-    alike: dict[tuple[str, ...], list[int]] = {}
-    for i in batch.numbers:
-        alike.setdefault(tuple(_after(batch, i, ids)), []).append(i)
-    return [Batch(batch.stage, tuple(n), f"{batch.group}-{k}") for k, n in enumerate(alike.values())]
+def _left_behind(sweep: Sweep, work: Work, queued: Sequence[Queued]) -> Ids:
+    """The jobs of our scripts in the queue that stand in no jobs.json, of the stages that are missing."""
+    known = {
+        one
+        for run in sweep.runs
+        for entries in submitted(run).values()
+        for one in SEPARATOR.join(entries).split(SEPARATOR)
+    }
+    by_script: dict[str, list[Queued]] = {}
+    for job in queued:
+        if job.job_id not in known:
+            by_script.setdefault(_script_of(job), []).append(job)
+    return dict(_tasks_left(sweep, by_script)) | dict(_runs_left(sweep, work, by_script))
 
 
-def _after(batch: Batch, number: int, ids: Ids) -> list[str]:
-    """The jobs that one run's stage waits for."""
-    return [ids[number, name] for name in batch.stage.after if (number, name) in ids]
+def _tasks_left(sweep: Sweep, by_script: Mapping[str, Sequence[Queued]]) -> Iterator[tuple[tuple[int, str], str]]:
+    """Tasks of arrays: `77_3` of SWEEP/scripts/30-train.0.sbatch is the training of run 3."""
+    of_arrays = [(path, jobs) for script, jobs in by_script.items() if (path := Path(script)).parent == sweep.scripts]
+    for path, jobs in of_arrays:
+        stage_id = path.name.rsplit(".", 2)[0]
+        for job in jobs:
+            number = int(job.job_id.rpartition("_")[2])
+            yield (number, stage_id.partition("-")[2]), job.job_id
 
 
-def _throttle(sweep: Sweep) -> str:
-    """How many tasks may run at a time, as sbatch reads it."""
-    most = frozen_any_job(sweep.runs[0]).slurm.at_a_time
-    return f"%{most}" if most else ""
+def _runs_left(
+    sweep: Sweep, work: Work, by_script: Mapping[str, Sequence[Queued]]
+) -> Iterator[tuple[tuple[int, str], str]]:
+    """Jobs that are one run's own."""
+    for i, (run, names) in enumerate(zip(sweep.runs, work.missing, strict=True)):
+        for stage in stages(frozen_any_job(run)) if names else ():
+            jobs = by_script.get(str(run.script(stage.id)), ())
+            if jobs and stage.name in names:
+                yield (i, stage.name), SEPARATOR.join(job.job_id for job in jobs_in_queue(run, stage, jobs))
 
 
-def _dependency(batch: Batch, ids: Mapping[tuple[int, str], str]) -> list[str] | None:
-    """For each stage before: `aftercorr` of the array of the same runs, `afterok` of one job for all. None: neither."""
-    parts = []
-    for name in batch.stage.after:
-        found = [ids.get((i, name)) for i in batch.numbers]
-        arrays = {one.rpartition("_")[0] if one and one.endswith(f"_{i}") else None
-                  for i, one in zip(batch.numbers, found, strict=True)}  # fmt: skip
-        if set(found) == {None}:
-            continue
-        if len(set(found)) == 1 and ":" not in str(found[0]):
-            parts.append(f"afterok:{found[0]}")
-        elif len(arrays) == 1 and None not in arrays:
-            parts.append(f"aftercorr:{arrays.pop()}")
-        else:
-            return None
-    return parts
+def _script_of(job: Queued) -> str:
+    """Without what it was told."""
+    end = job.command.rfind(".sbatch")
+    return job.command if end < 0 else job.command[: end + len(".sbatch")]
 
 
-def _array_script(sweep: Sweep, batch: Batch) -> Path:
-    """Write the script of an array; Slurm keeps a copy of it, so the next call may write another in its place."""
-    stage, path = batch.stage, sweep.script(batch.stage.id, batch.group)
-    root = str(sweep.root)
-    log = root.replace("%", "%%") + f"/%{sweep.width}a/logs/{stage.id}.slurm.log"
-    directives = "\n".join(_directives(sweep.runs[batch.numbers[0]], stage))
-    array = f"{as_ranges(batch.numbers)}{_throttle(sweep)}"
-    whole = " all" if stage.array else ""  # each task is a run, and does all of its stage
-    text = f"""\
-#!/usr/bin/env bash
-# {one_line(sweep.name)}, stage {stage.id} of {len(batch.numbers)} runs: each task becomes the script of its run.
-# By hand: sbatch --array={array} {one_line(shlex.quote(str(path)))}
-#SBATCH --job-name={directive_word(_queue_name(f"{sweep.name}-{stage.name}"))}
-#SBATCH --output={directive_word(log)}
-{directives}
-exec bash {shlex.quote(root)}/"$(printf %0{sweep.width}d "$SLURM_ARRAY_TASK_ID")"/scripts/{stage.id}.sbatch{whole}
-"""
-    write_text(path, text, executable=True)
-    return path
+# ---- all or nothing --------------------------------------------------------------------------------------------------
 
 
-def _queue_name(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "_.+-" else "-" for c in text)
+def _submit_all(sweep: Sweep, work: Work) -> list[tuple[Batch, str]]:
+    """Every batch, noted at the end. Raises what broke it off, when nothing of it is left in the queue."""
+    made = list[tuple[Batch, str]]()
+    with all_or_nothing(lambda: _unsaid(sweep, work)) as sbatch:
+
+        def submit(batch: Batch, tokens: Sequence[str]) -> str:
+            if batch.is_array:
+                write_text(array_path(sweep, batch), array_script(sweep, batch), executable=True)
+            return sbatch(tokens)
+
+        new: Ids = {}
+        for batch, job_id in _hand_in_all(sweep, work, submit):
+            made.append((batch, job_id))
+            new |= batch.ids(job_id)
+        _note(sweep.runs, _with_borrowers(new, work.lenders))
+    return made
 
 
-def _sbatch(tokens: Sequence[str]) -> str:
-    """The id that sbatch gives. Raises UserError with its words."""
-    done = slurm(tokens)
-    if done.returncode:
-        raise UserError(f"{tokens[-1]}: sbatch refuses it: {done.stderr.strip()}")
-    return done.stdout.strip().split(";")[0]
+def _hand_in_all(
+    sweep: Sweep, work: Work, submit: Callable[[Batch, Sequence[str]], str]
+) -> Iterator[tuple[Batch, str]]:
+    """Each batch, or part of one, with its id or those of its chain."""
+    ids = dict(work.alive)
+    for batch in batches(sweep.runs, work.missing):
+        for part in parts(batch, ids):
+            if part.is_array:
+                job_id = submit(part, array_tokens(sweep, part, ids))
+            else:
+                job_id = _by_itself(sweep, part, ids, partial(submit, part))
+            ids |= _with_borrowers(part.ids(job_id), work.lenders)
+            yield part, job_id
+
+
+def _by_itself(sweep: Sweep, batch: Batch, ids: Ids, sbatch: Sbatch) -> str:
+    (number,) = batch.numbers
+    run = sweep.runs[number]
+    run.logs.mkdir(exist_ok=True)
+    needed = after(batch.stage, number, ids)
+    return hand_in(run, batch.stage, needed, _chain_length(run, batch.stage), sbatch)
+
+
+def _unsaid(sweep: Sweep, work: Work) -> list[str]:
+    """What Slurm took without saying so in time; an array is cancelled as one."""
+    found = _left_behind(sweep, work, own_queue() or [])
+    return list(dict.fromkeys(one.partition("_")[0] for ids in found.values() for one in ids.split(SEPARATOR)))
+
+
+def _with_borrowers(new: Ids, lenders: Lenders) -> Ids:
+    """Beside the job of a stage, those runs that use its outcome too."""
+    return new | {(i, name): new[lender, name] for (i, name), lender in lenders.items() if (lender, name) in new}
 
 
 def _note(runs: Sequence[Run], new: Ids) -> None:
     """Into each run's jobs.json, as if it had been submitted by itself."""
-    for i, run in enumerate(runs):
-        own = {name: job_id for (number, name), job_id in new.items() if number == i}
-        if own:
-            note(run, own)
+    by_run: dict[int, dict[str, str]] = {}
+    for (number, name), job_id in new.items():
+        by_run.setdefault(number, {})[name] = job_id
+    for number, own in by_run.items():
+        note(runs[number], own)
