@@ -44,7 +44,7 @@ from torch.distributed import ReduceOp
 from hpcllm.parallel.mpi_buffers import REDUCTIONS, flat_rows, flat_view, spec, together
 from hpcllm.parallel.mpi_paths import find_paths
 from hpcllm.parallel.mpi_waiting import Call, CollectiveMismatch, CollectiveTimeout
-from hpcllm.parallel.mpi_work import Collective, Finished, Message
+from hpcllm.parallel.mpi_work import Collective, Finished, Message, Together
 
 NAME = "mpi4py"
 GRACE_S = 5.0  # for the others to fail by themselves, before a failed rank ends them
@@ -67,6 +67,7 @@ class MpiProcessGroup(dist.ProcessGroup):
         self._asked: queue.Queue[Collective | None] = queue.Queue()
         self._running = threading.Lock()
         self._messages: list[Message] = []
+        self._together: list[dist.Work] | None = None
         self._group_name, self._group_desc = "", ""
         self._start_thread()
 
@@ -119,10 +120,13 @@ class MpiProcessGroup(dist.ProcessGroup):
     def reduce_scatter_single_coalesced(
         self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None
     ) -> dist.Work:
-        for output, tensor in zip(outputs, inputs, strict=True):
-            _same_size(tensor, output.numel() * self.size())
-        rows = [list(tensor.contiguous().view(self.size(), -1)) for tensor in inputs]
-        return self.reduce_scatter(outputs, rows, opts)
+        op, factor = _operation(opts, outputs)
+        return self._ask(
+            "reduce_scatter",
+            opts,
+            outputs,
+            lambda: _each(self._reduce_scatter_single, outputs, inputs, op=op, factor=factor),
+        )
 
     def gather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any) -> dist.Work:
         rows = outputs or [[] for _ in inputs]  # empty but on the root
@@ -139,8 +143,11 @@ class MpiProcessGroup(dist.ProcessGroup):
     def all_to_all_single(
         self, output: Tensor, input: Tensor, output_splits: list[int], input_splits: list[int], opts: Any = None
     ) -> dist.Work:
-        outputs, inputs = self._rows(output, output_splits), self._rows(input, input_splits)
-        return self._ask("all_to_all", opts, [output], lambda: self._all_to_all(outputs, inputs))
+        def run() -> None:
+            _same(output, input, None)
+            self._all_to_all(self._rows(output, output_splits), self._rows(input, input_splits))
+
+        return self._ask("all_to_all", opts, [output], run)
 
     def barrier(self, opts: Any = None) -> dist.Work:
         return self._ask("barrier", opts, [], self._barrier)
@@ -174,7 +181,21 @@ class MpiProcessGroup(dist.ProcessGroup):
     def _sent(self, request: MPI.Request, flat: Tensor, received: Tensor | None, words: str) -> dist.Work:
         message = Message(request, flat, received, f"{words} of group {self._title}", self._timeout.total_seconds())
         self._messages = [other for other in self._messages if not other.is_completed()] + [message]
-        return message
+        return self._kept(message)
+
+    # Several calls that are waited for as one.
+
+    def _start_coalescing(self, device: torch.device) -> None:
+        self._together = []
+
+    def _end_coalescing(self, device: torch.device) -> dist.Work:
+        works, self._together = self._together or [], None
+        return Together(works)
+
+    def _kept(self, work: dist.Work) -> dist.Work:
+        if self._together is not None:
+            self._together.append(work)
+        return work
 
     # What is done with one tensor, in the group's thread or in the caller's.
 
@@ -215,10 +236,14 @@ class MpiProcessGroup(dist.ProcessGroup):
             if factor is not None and self.rank() == root:
                 own.copy_(flat)
 
+    def _reduce_scatter_single(self, output: Tensor, input: Tensor, op: Any, factor: Any) -> None:
+        _same(output, input, self.size())
+        self._reduce_scatter(output, list(input.contiguous().view(self.size(), -1)), op, factor)
+
     def _reduce_scatter(self, output: Tensor, inputs: list[Tensor], op: Any, factor: Any) -> None:
         parts = [tensor.reshape(-1) if factor is None else tensor.reshape(-1) * factor for tensor in inputs]
         counts = [part.numel() for part in parts]
-        _same_size(output, counts[self.rank()])
+        _same(parts[self.rank()], output)
         words = self._say("reduce_scatter", op, output, counts)
         with flat_view(output) as flat:
             if self._paths.in_node:
@@ -235,12 +260,12 @@ class MpiProcessGroup(dist.ProcessGroup):
                 self._paths.network.broadcast(flat, root)
 
     def _all_gather_single(self, output: Tensor, input: Tensor) -> None:
-        _same_size(output, input.numel() * self.size())
+        _same(input, output, self.size())
         with flat_view(output) as flat:
             self._gather_everywhere(list(flat.view(self.size(), -1)), flat, input.contiguous().view(-1))
 
     def _all_gather(self, outputs: list[Tensor], input: Tensor) -> None:
-        _same_size(input, outputs[self.rank()].numel())
+        _same(input, outputs[self.rank()])
         with flat_rows(outputs, input) as (flat, counts):
             self._gather_everywhere(list(flat.split(counts)), flat, input.contiguous().view(-1))
 
@@ -287,7 +312,7 @@ class MpiProcessGroup(dist.ProcessGroup):
         """A tensor cut along its first dimension: one part a rank, equal ones where no sizes are given."""
         if not sizes and tensor.shape[0] % self.size():
             raise ValueError(f"all_to_all: {tensor.shape[0]} rows cannot be cut into {self.size()} equal parts")
-        return list(tensor.split(sizes or tensor.shape[0] // self.size()))
+        return list(tensor.split(sizes or [tensor.shape[0] // self.size()] * self.size()))
 
     def _say(self, name: str, op: Any, like: Tensor | None, counts: list[int] | None = None) -> str:
         """A collective in words, the same on all ranks. With TORCH_DISTRIBUTED_DEBUG=DETAIL they are compared."""
@@ -308,10 +333,10 @@ class MpiProcessGroup(dist.ProcessGroup):
         self._number += 1
         call = Call(name, self._number, self._title, _timeout_s(opts, self._timeout))
         if opts is not None and not opts.asyncOp and not self.is_busy():
-            return self._at_once(call, tensors, run)
+            return self._kept(self._at_once(call, tensors, run))
         collective = Collective(lambda: self._run(call, run, beside_compute=True), tensors)
         self._asked.put(collective)
-        return collective
+        return self._kept(collective)
 
     def _at_once(self, call: Call, tensors: list[Tensor], run: Callable[[], object]) -> dist.Work:
         try:
@@ -391,7 +416,20 @@ class MpiProcessGroup(dist.ProcessGroup):
 
     @property
     def supports_splitting(self) -> bool:
-        return False
+        return True
+
+    def split_group(self, ranks: list[int], timeout: timedelta | None = None, **named: Any) -> MpiProcessGroup | None:
+        """A group of some ranks of this one, made by them alone; None on a rank that is not among them.
+
+        `dist.split_group` asks for an accelerator (torch 2.13); this is what it would call.
+        """
+        if self.rank() not in ranks:
+            return None
+        comm = self._comm.Create_group(self._comm.group.Incl(ranks), _tag(named.get("group_name") or ""))
+        group = MpiProcessGroup(comm, timeout or self._timeout)
+        group._set_group_name(named.get("group_name") or "")
+        group._set_group_desc(named.get("group_desc") or "")
+        return group
 
     def _set_group_name(self, name: str) -> None:
         self._group_name = name
@@ -428,9 +466,13 @@ def _create(options: Any, backend_options: Any) -> MpiProcessGroup:
             f"mpi4py backend: torch calls this rank {options.group_rank} of {options.group_size}, MPI calls it "
             f"{world.rank} of {world.size}; start the ranks by mpirun or srun, and give them MPI's rank and size"
         )
-    tag = zlib.crc32(options.group_id.encode()) % 2**15  # tells apart groups that are made at the same time
-    comm = world.Create_group(world.group.Incl(ranks), tag) if ranks else world.Dup()
+    comm = world.Create_group(world.group.Incl(ranks), _tag(options.group_id)) if ranks else world.Dup()
     return MpiProcessGroup(comm, options.timeout)
+
+
+def _tag(name: str) -> int:
+    """Tells apart groups that are made at the same time."""
+    return zlib.crc32(name.encode()) % 2**15
 
 
 def _at_exit() -> None:
@@ -469,11 +511,17 @@ def _operation(opts: Any, tensors: list[Tensor]) -> tuple[Any, Any]:
     op, factor = (ReduceOp.SUM if opts is None else opts.reduceOp.op), None
     if op == ReduceOp.PREMUL_SUM:
         op, factor = ReduceOp.SUM, opts.reduceOp.__getstate__()[1]
+        _floating("a pre-multiplied sum", tensors)
     if op not in REDUCTIONS:
         raise ValueError(f"mpi4py backend: found {op}; it reduces by {', '.join(known.name for known in REDUCTIONS)}")
-    if op == ReduceOp.AVG and not all(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors):
-        raise ValueError(f"mpi4py backend: AVG of {tensors[0].dtype}; reduce by SUM and divide")
+    if op == ReduceOp.AVG:
+        _floating("AVG", tensors)
     return op, factor
+
+
+def _floating(what: str, tensors: list[Tensor]) -> None:
+    if not all(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors):
+        raise ValueError(f"mpi4py backend: {what} of {tensors[0].dtype}; reduce by SUM and divide")
 
 
 def _timeout_s(opts: Any, usual: timedelta) -> float:
@@ -501,9 +549,13 @@ def _checked(tensors: list[Tensor], *, sparse: bool = False) -> list[Tensor]:
     return tensors
 
 
-def _same_size(tensor: Tensor, numel: int) -> None:
-    if tensor.numel() != numel:
-        raise ValueError(f"mpi4py backend: found a tensor of {tensor.numel()} elements where {numel} belong")
+def _same(one: Tensor, other: Tensor, times: int | None = 1) -> None:
+    """Raises ValueError unless `other` has the type of `one`, and `times` its size (None: any size)."""
+    if one.dtype != other.dtype:
+        raise ValueError(f"mpi4py backend: found tensors of {one.dtype} and {other.dtype} where one type belongs")
+    if times is not None and other.numel() != one.numel() * times:
+        wanted = one.numel() * times
+        raise ValueError(f"mpi4py backend: found a tensor of {other.numel()} elements where {wanted} belong")
 
 
 dist.Backend.register_backend(NAME, _create, extended_api=True, devices=["cpu"])

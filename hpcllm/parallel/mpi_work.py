@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import torch
@@ -95,6 +95,35 @@ class Finished(dist.Work):
 
     def exception(self) -> Exception | None:
         return self._error
+
+
+class Together(dist.Work):
+    """Several Works as one."""
+
+    def __init__(self, works: Sequence[dist.Work]) -> None:
+        super().__init__()
+        self._works = works
+
+    def wait(self, timeout: timedelta | None = None) -> bool:
+        return all(work.wait() for work in self._works)
+
+    def get_future(self) -> Future[list[Tensor]]:
+        done: Future[list[Tensor]] = Future()
+        done.set_result([])
+        return done.then(lambda _: self.result())
+
+    def result(self) -> list[Tensor]:
+        self.wait()
+        return [tensor for work in self._works for tensor in work.result()]
+
+    def is_completed(self) -> bool:
+        return all(work.is_completed() for work in self._works)
+
+    def is_success(self) -> bool:
+        return all(work.is_success() for work in self._works)
+
+    def exception(self) -> Exception | None:
+        return next((error for work in self._works if (error := work.exception()) is not None), None)
 
 
 class Message(dist.Work):
