@@ -19,8 +19,20 @@ DEMO = str(ROOT / "jobs" / "demo.yaml")
 RESOURCES = {"--nodes", "--ranks-per-node", "--gpus", "--time", "--partition", "--account", "--qos"}
 WORDS = {
     "plan": {"JOB", "--cluster", "--explain", "--json"} | RESOURCES,
-    "render": {"JOB", "--cluster", "--name", "--out", "--env", "--container", "--no-freeze"} | RESOURCES,
-    "submit": {"JOB", "--cluster", "--name", "--out", "--env", "--container", "--no-freeze", "--dry-run"} | RESOURCES,
+    "render": {"JOB", "--cluster", "--name", "--out", "--env", "--container", "--no-freeze", "--no-requeue"}
+    | RESOURCES,
+    "submit": {
+        "JOB",
+        "--cluster",
+        "--name",
+        "--out",
+        "--env",
+        "--container",
+        "--no-freeze",
+        "--no-requeue",
+        "--dry-run",
+    }
+    | RESOURCES,
     "run": {"JOB", "--cluster", "--ranks", "--oversubscribe", "--out"},
     "preflight": {"--ranks", "--nodes", "--run", "--json"},
     "status": {"RUN", "--efficiency", "--json"},

@@ -89,6 +89,7 @@ def _job_or_command(parser: argparse.ArgumentParser) -> None:
     inside.add_argument("--container", metavar="IMAGE", help="an image, for the profile's first container runtime")
     parser.add_argument("--name", help="of the job, for a COMMAND (default: its program)")
     parser.add_argument("--no-freeze", action="store_true", help="a COMMAND runs the code as it is when the job starts")
+    parser.add_argument("--no-requeue", action="store_true", help="start it once: it has no checkpoints to go on from")
     parser.add_argument("--out", type=Path, metavar="RUN", help="run directory (default: runs/NAME-TIME)")
 
 
@@ -97,9 +98,16 @@ def check_dashes(words: Sequence[str], left: Sequence[str], arguments: argparse.
 
     `left` is what stands behind and is no option of ours.
     """
-    job = getattr(arguments, "job", None)
+    job: Path | None = getattr(arguments, "job", None)
     at = next((i for i, word in enumerate(words) if i and Path(word) == job), 0)
-    if not at or arguments.call is _plan or arguments.command or job.is_dir() or job.suffix in JOB_SUFFIXES:
+    if (
+        job is None
+        or not at
+        or arguments.call is _plan
+        or arguments.command
+        or job.is_dir()
+        or job.suffix in JOB_SUFFIXES
+    ):
         return
     if job.exists() or shutil.which(job) or (left and not left[0].startswith("-")):
         meant = shlex.join(["hpcllm", *words[:at], "--", *words[at:]])
@@ -303,11 +311,12 @@ def with_resources(job: JobT, arguments: argparse.Namespace) -> JobT:
         "time_s": time_of(arguments),
     }
     slurm = {"partition": arguments.partition, "account": arguments.account, "qos": arguments.qos}
+    once = {"max_requeues": 0} if getattr(arguments, "no_requeue", False) else {}
     software = {"environment": _environment(arguments)}
     return job.model_copy(
         update={
             "resources": job.resources.model_copy(update=_given(resources)),
-            "slurm": check({**job.slurm.model_dump(), **_given(slurm)}, SlurmSpec, COMMAND_LINE, {}),
+            "slurm": check({**job.slurm.model_dump(), **_given(slurm), **once}, SlurmSpec, COMMAND_LINE, {}),
             "software": job.software.model_copy(update=_given(software)),
         }
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from hpcllm.errors import UserError
+from hpcllm.units import counted
 
 if TYPE_CHECKING:
     from hpcllm.cluster.profile import Profile
@@ -55,6 +56,7 @@ def submit_run(run: Run) -> None:
 
     say_queues(run)
     _say_where(run)
+    _say_restarts(run)
     for stage, job_id in submit(run, say=say_warning).items():
         print(f"{stage:24} {job_id}")
     print(f"follow  hpcllm watch {shlex.quote(str(run.root))}")
@@ -67,6 +69,7 @@ def say_dry(run: Run) -> None:
 
     say_queues(run)
     _say_where(run)
+    _say_restarts(run)
     tokens = commands(run)
     found = say_checks(lambda: check(run))
     for stage, lines in tokens.items():
@@ -76,7 +79,7 @@ def say_dry(run: Run) -> None:
 
 
 def say_checks(check: Callable[[], list[Finding]]) -> list[Finding]:
-    """What a check found, but for refusals, which come last; and if there is no Slurm here, that nothing was checked."""
+    """What a check found, but for refusals, which come last; without Slurm, that nothing was checked."""
     try:
         found = check()
     except UserError as error:  # no Slurm here, or it does not answer
@@ -114,6 +117,20 @@ def _say_where(run: Run) -> None:
     if run.command.is_dir():
         where = shlex.quote(str(run.command))
         print(f"code     frozen in {where}, where new files land (--no-freeze: starts here, and sees later edits)")
+
+
+def _say_restarts(run: Run) -> None:
+    """What interrupts a program of the user's starts it again, which is not what one without checkpoints wants."""
+    from hpcllm.cluster.profile import frozen_profile
+    from hpcllm.job.spec import CommandJob, frozen_any_job
+
+    job = frozen_any_job(run)
+    most = job.slurm.max_requeues if frozen_profile(run).scheduler.requeue else 0
+    if most and (job.stages or isinstance(job, CommandJob)):
+        again = f"started again when interrupted, up to {counted(most, 'time')}"
+        print(
+            f"restart  {again}: from its beginning, unless it goes on from a checkpoint of its own (--no-requeue: once)"
+        )
 
 
 def say_warning(finding: Finding) -> None:

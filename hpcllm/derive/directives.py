@@ -40,7 +40,7 @@ def directives(profile: Profile, job: AnyJob, layout: Layout, user: User) -> tup
     derived = [
         *_who_and_where(profile, job, layout, user),
         *_how_much(profile, job, layout, node),
-        *_how_long(layout),
+        *_how_long(job, layout),
         *_at_the_end(profile, job, user),
     ]
     name, queue = profile.partition(layout.partition)
@@ -229,13 +229,14 @@ def _whole_nodes(profile: Profile, layout: Layout) -> list[Setting]:
 # ---- how long, and the end -------------------------------------------------------------------------------------------
 
 
-def _how_long(layout: Layout) -> list[Setting]:
+def _how_long(job: AnyJob, layout: Layout) -> list[Setting]:
+    """A program of the user's that is started once has its whole time: a warning would only end it before."""
+    time = Setting("time", slurm_time(layout.time_s), "job.resources.time", "wall-clock limit")
+    if isinstance(job, CommandJob) and job.slurm.max_requeues == 0:
+        return [time]
     lead = min(math.ceil(layout.warning_s), LONGEST_LEAD_S)
     reason = f"the script hears of it {format_seconds(lead)} before the limit, to save"
-    return [
-        Setting("time", slurm_time(layout.time_s), "job.resources.time", "wall-clock limit"),
-        Setting("signal", f"B:USR2@{lead}", "job.resources.time", reason),
-    ]
+    return [time, Setting("signal", f"B:USR2@{lead}", "job.resources.time", reason)]
 
 
 def _at_the_end(profile: Profile, job: AnyJob, user: User) -> list[Setting]:

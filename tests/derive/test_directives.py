@@ -204,6 +204,7 @@ def test_a_directive_replaces_what_says_the_same_in_another_word(a100, command):
 def test_a_job_that_may_not_start_again_says_so(lab, h100, command):
     assert "requeue" in derived(lab, command)
     assert derived(lab, changed(command, slurm={"max_requeues": 0}))["no-requeue"].key == "job.slurm.max_requeues"
+    assert "signal" not in derived(lab, changed(command, slurm={"max_requeues": 0}))  # it has its whole time
     assert derived(h100, command)["no-requeue"].key == "scheduler.requeue"
 
 

@@ -79,6 +79,20 @@ def test_exit_75_goes_back_into_the_queue_as_often_as_allowed_and_no_more(lab: L
     assert "no requeue is left (job.slurm.max_requeues allows 1)" in run.log("30-command", 2).read_text()
 
 
+@pytest.mark.long
+def test_a_program_that_is_started_once_has_its_whole_time_and_ends_as_a_timeout(lab: Lab, tmp_path: Path) -> None:
+    last = "trap 'date +%s >>heard' USR2; date +%s >began; while :; do date +%s >last; sleep 1; done"
+    run = lab.command(tmp_path / "run", ["bash", "-c", last], resources={"time": "1m"}, slurm={"max_requeues": 0})
+
+    submit(run)
+
+    found = lab.wait(run, timeout_s=180)["command"]
+    assert (found.state, run.log("30-command", 2).exists()) == ("timeout", False)
+    began, last_s = (int((run.root.parent / name).read_text()) for name in ("began", "last"))
+    assert last_s - began >= 50
+    assert not (run.root.parent / "heard").exists()
+
+
 def test_the_warning_before_the_time_limit_reaches_every_rank_and_the_job_goes_on(lab: Lab, tmp_path: Path) -> None:
     """Slurm may send the signal up to a minute early, which is at once here."""
     saves = '[[ -e saved.$RANK ]] && exit 0; trap ": >saved.$RANK; exit 9" USR2; sleep 50 & wait'

@@ -36,6 +36,7 @@ begin() {
   PART=()
   if in_queue && ((array > 1)); then part=${part:-${SLURM_ARRAY_TASK_ID:-}}; fi
   if [[ $part == all ]]; then part=''; fi
+  # shellcheck disable=SC2034  # the script hands it to its ranks
   if [[ -n $part ]]; then PART=(--part "$part/$array"); fi
 
   mkdir -p -- "$RUN/logs" "$RUN/state"

@@ -47,11 +47,12 @@ def as_ranks(command: tuple[str, ...]) -> str:
 def _end_of(profile: Profile, job: AnyJob, stage: Stage) -> dict[str, object]:
     """What becomes of it when it is interrupted.
 
-    A program of the user's may end in any way once it was warned. Our training exits with 75 when it has saved; killed,
-    it was warned before its ranks could hear it. Other stages begin again from nothing: one that its time limit ends
-    would only meet it again.
+    A program of the user's that may be started again may end in any way once it was warned. Our training exits with 75
+    when it has saved; killed, it was warned before its ranks could hear it. Other stages begin again from nothing: one
+    that its time limit ends would only meet it again.
     """
-    above = 0 if isinstance(job, CommandJob) else 128 if stage.name == "train" else None
+    own = isinstance(job, CommandJob) and job.slurm.max_requeues > 0
+    above = 0 if own else 128 if stage.name == "train" else None
     interrupted = {} if above is None else {"interrupted_above": above}
     if profile.scheduler.kind != "slurm":
         return {**interrupted, "scheduler": "none"}
