@@ -318,6 +318,6 @@ def _tell_to_stop(run: Run, found: StageStatus) -> bool:
 
 def _progress(disk: OnDisk, stage: Stage, state: State, tasks: str = "") -> str:
     """Of an array how many of its elements are done, in whichever jobs; `tasks`: of a sweep's by Slurm's word."""
-    if stage.array and state != "waiting":
+    if stage.array:
         return str(disk.record(stage).get("done", f"0/{len(stage.array)} done"))
     return tasks or (progress_in(last_words(disk.attempts(stage))) if state == "running" else "")
