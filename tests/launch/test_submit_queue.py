@@ -96,8 +96,24 @@ def test_a_job_that_slurm_takes_nowhere_hears_every_reason(fake_slurm: Fake) -> 
     starting(fake_slurm, one="Invalid qos specification", two="Job violates accounting policy")
     profile = cluster({"one": {"node_type": "cpu"}, "two": {"node_type": "cpu"}})
 
-    with pytest.raises(UserError, match=r"(?s)one: Invalid qos specification\n.*two: Job violates accounting policy"):
+    with pytest.raises(UserError, match=r"(?s)one: Invalid qos .*\n.*two: Job violates accounting policy"):
         choose(profile, command(), NOBODY)
+
+
+def test_an_account_that_nobody_knows_is_said_once_with_the_nearest_of_ones_own(fake_slurm: Fake) -> None:
+    starting(fake_slurm, one="Invalid account specified", two="Invalid account specified")
+    fake_slurm("sacctmgr", "[[ $* == *assoc* ]] && printf 'biology||normal|normal|\\nresearch||normal,small||\\n'")
+    profile = cluster({"one": {"node_type": "cpu"}, "two": {"node_type": "cpu"}})
+
+    def said(**slurm: str) -> str:
+        job = CommandJob.model_validate({"name": "mine", "command": ["true"], "slurm": slurm})
+        with pytest.raises(UserError) as refused:
+            choose(profile, job, NOBODY)
+        return str(refused.value)
+
+    assert said(account="reserch").splitlines()[1] == "  one, two: Invalid account specified"
+    assert said(account="reserch").endswith("has biology, research; give --account research")
+    assert said(account="research", qos="smal").endswith("account research has normal, small; give --qos small")
 
 
 def test_without_any_word_of_slurm_the_default_that_fits_is_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,27 +15,14 @@ from hpcllm.job.spec import frozen_any_job
 from hpcllm.launch.pipeline import Stage
 from hpcllm.launch.scripts.dag_scripts import sbatch_tokens
 from hpcllm.launch.submission.ahead import Ahead, Queued
-from hpcllm.launch.submission.choose import slurm_words
 from hpcllm.launch.submission.finding import Finding, good, refusal, warning
+from hpcllm.launch.submission.refusals import remedy, slurm_words
 from hpcllm.launch.submission.room import room
 from hpcllm.launch.submission.site_rules import account_findings, limit_findings, look_up, partition_findings
 from hpcllm.launch.tracking.slurm import slurm
 from hpcllm.run_directory import Run
 
 MOST_AT_ONCE = 8  # questions to Slurm
-
-# What sbatch says, and what to do about it. The words are Slurm's (slurm_errno.c).
-_REMEDIES = {
-    "configuration source": "this machine belongs to no Slurm cluster; go to a login node, or set SLURM_CONF",
-    "account": "give another one: --account NAME (sacctmgr show associations user=$USER lists yours)",
-    "qos": "give another one: --qos NAME (sacctmgr show associations user=$USER format=account,qos lists yours)",
-    "time limit": "ask for less: --time, or another --partition (sinfo -o '%P %l' shows the limits)",
-    "partition": "give another one: --partition NAME (sinfo -s lists them)",
-    "node configuration": "ask for less on each node, or correct the profile (sinfo -N -l shows the nodes)",
-    "node count": "ask for fewer --nodes (sinfo -o '%P %D' shows how many there are)",
-    "memory": "ask for less memory, or correct nodes.*.memory in the profile",
-    "limit": "ask for fewer nodes or less time, or another --qos",
-}
 
 _VARIABLES = {"time": "SBATCH_TIMELIMIT", "mem": "SBATCH_MEM_PER_NODE"}  # not called as the option
 
@@ -78,10 +65,7 @@ def _scripts(work: Sequence[Ahead], tried: Sequence[str]) -> Iterator[Finding]:
         if said:
             refused.setdefault(said, []).append(one.stage.id)
     for said, names in refused.items():
-        remedy = next(
-            (remedy for word, remedy in _REMEDIES.items() if word in said.lower()), "correct it, render again"
-        )
-        yield refusal("scripts", f"{', '.join(names)}: Slurm refuses it: {said}; {remedy}")
+        yield refusal("scripts", f"{', '.join(names)}: Slurm refuses it: {said}; {remedy(said)}")
     if work and not refused:
         yield good("scripts", f"Slurm takes all of them ({len(work)}, by sbatch --test-only)")
 

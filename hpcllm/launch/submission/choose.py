@@ -23,6 +23,8 @@ from hpcllm.errors import HpcllmError, UserError
 from hpcllm.job.spec import AnyJob, Job
 from hpcllm.launch.pipeline import Stage, stages
 from hpcllm.launch.scripts.dag_scripts import trial_tokens
+from hpcllm.launch.submission.refusals import remedy, slurm_words
+from hpcllm.launch.submission.site_rules import look_up, not_ones_own
 from hpcllm.launch.tracking.slurm import slurm
 from hpcllm.plan.plan import Plan
 from hpcllm.plan.queue import in_order, limits_of, partition_of, qos_names, under_qos
@@ -94,8 +96,7 @@ def choose(profile: Profile, job: AnyJob, user: User, oversubscribe: bool = Fals
     now_s = time.time()
     found = sorted((trial.queue for trial in able), key=lambda queue: _rank(queue, now_s))
     if found and found[0].refusal:
-        said = "".join(f"\n  {queue.partition}: {queue.refusal}" for queue in found)
-        raise UserError(f"{profile.name}: Slurm takes the job in no partition:{said}")
+        raise UserError(_nowhere(profile, able))
     return (*found, *(trial.queue for trial in trials if trial.queue.refusal))
 
 
@@ -231,10 +232,17 @@ def _asked_one(trial: _Trial) -> _Trial:
     return replace(trial, queue=replace(trial.queue, start_s=start_in(done.stderr)))
 
 
-def slurm_words(stderr: str) -> str:
-    """What sbatch refuses a job with, in a line."""
-    lines = [line.split("error:")[-1].removeprefix("allocation failure:").strip() for line in stderr.splitlines()]
-    return " ".join(dict.fromkeys(line for line in lines if line)) or "refused without a word"
+def _nowhere(profile: Profile, trials: Sequence[_Trial]) -> str:
+    """That Slurm takes it in no partition: each of its reasons once, with what to do about it."""
+    options = dict(word.removeprefix("--").partition("=")[::2] for word in trials[0].words)
+    own = not_ones_own(look_up(), options.get("account", ""), options.get("qos", ""))
+    reasons: dict[str, list[str]] = {}
+    for trial in trials:
+        reasons.setdefault(trial.queue.refusal, []).append(trial.queue.partition)
+    said = [
+        f"{', '.join(names)}: {reason}" + ("" if own else f"; {remedy(reason)}") for reason, names in reasons.items()
+    ]
+    return "\n  ".join([f"{profile.name}: Slurm takes the job in no partition", *said, *own])
 
 
 def start_in(said: str) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,21 +63,37 @@ def _lines(command: Sequence[str]) -> list[str]:
 def account_findings(work: Sequence[Ahead], site: Site, refused: bool) -> Iterator[Finding]:
     """Account and QOS among the person's own. A site may not care, so that they are only an explanation then."""
     say = refusal if refused else warning
-    accounts = sorted({row["Account"] for row in site.associations})
-    for account in sorted({one.options["account"] for one in work if "account" in one.options} if accounts else ()):
-        if account.lower() not in accounts:
-            text = f"account: found {account}; {user()} has {', '.join(accounts)}; give --account {accounts[0]}"
-            yield say("account", text)
-    for account, qos in sorted({(one.options.get("account", ""), one.options.get("qos", "")) for one in work}):
-        rows = [row for row in site.associations if account.lower() in ("", row["Account"])]
-        allowed = sorted({name for row in rows for name in row["QOS"].split(",") if name})
-        if rows and qos and qos.lower() not in allowed:
-            has = ", ".join(allowed) or "none"
-            yield say("account", f"qos: found {qos}; account {rows[0]['Account']} has {has}; give one of them by --qos")
-        elif rows:
+    asked = sorted({(one.options.get("account", ""), one.options.get("qos", "")) for one in work})
+    for text in dict.fromkeys(text for pair in asked for text in not_ones_own(site, *pair)):
+        yield say("account", text)
+    for account, qos in asked:
+        rows = _rows(site, account)
+        if rows and not not_ones_own(site, account, qos):
             yield good(
                 "account", f"{account or rows[0]['Account']}, QOS {qos or rows[0]['DefaultQOS'] or 'the default'}"
             )
+
+
+def not_ones_own(site: Site, account: str, qos: str) -> list[str]:
+    """What is wrong with an account and a QOS, and the nearest that this person has; without accounting nothing is."""
+    accounts, rows = sorted({row["Account"] for row in site.associations}), _rows(site, account)
+    if account and accounts and not rows:
+        near = _nearest(account, accounts)
+        return [f"account: found {account}; {user()} has {', '.join(accounts)}; give --account {near}"]
+    allowed = sorted({name for row in rows for name in row["QOS"].split(",") if name})
+    if not rows or not qos or qos.lower() in allowed:
+        return []
+    has = f"account {rows[0]['Account']} has {', '.join(allowed) or 'none'}"
+    return [f"qos: found {qos}; {has}" + (f"; give --qos {_nearest(qos, allowed)}" if allowed else "")]
+
+
+def _rows(site: Site, account: str) -> list[Mapping[str, str]]:
+    """The person's associations with an account; with any where none is named. Slurm's names are in small letters."""
+    return [row for row in site.associations if account.lower() in ("", row["Account"])]
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    return next(iter(difflib.get_close_matches(name.lower(), names, n=1)), names[0])
 
 
 def partition_findings(work: Sequence[Ahead], site: Site) -> Iterator[Finding]:
