@@ -34,8 +34,9 @@ dist.init_process_group("mpi4py", store=dist.HashStore(), rank=1, world_size=2)
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_collectives_and_training_agree_with_one_process(passes_on, ranks):
     training = ["ranks_data_parallel.py"] if ranks in (2, 4) else []
+    nodes = ["ranks_across_nodes.py"] if ranks > 2 else []
 
-    passes_on(ranks, "ranks_world.py", "ranks_collectives.py", *training)
+    passes_on(ranks, "ranks_world.py", "ranks_collectives.py", *training, *nodes)
 
 
 def test_one_failing_rank_ends_those_that_wait_for_it(mpirun):
