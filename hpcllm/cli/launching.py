@@ -99,17 +99,10 @@ def check_dashes(words: Sequence[str], left: Sequence[str], arguments: argparse.
     `left` is what stands behind and is no option of ours.
     """
     job: Path | None = getattr(arguments, "job", None)
-    at = next((i for i, word in enumerate(words) if i and Path(word) == job), 0)
-    if (
-        job is None
-        or not at
-        or arguments.call is _plan
-        or arguments.command
-        or job.is_dir()
-        or job.suffix in JOB_SUFFIXES
-    ):
+    if job is None or arguments.call is _plan or arguments.command or job.is_dir() or job.suffix in JOB_SUFFIXES:
         return
-    if job.exists() or shutil.which(job) or (left and not left[0].startswith("-")):
+    at = next((i for i, word in enumerate(words) if i and Path(word) == job), 0)
+    if at and (job.exists() or shutil.which(job) or (left and not left[0].startswith("-"))):
         meant = shlex.join(["hpcllm", *words[:at], "--", *words[at:]])
         raise UserError(f"{job}: is no job file; a program of yours stands behind --: {meant}")
 

@@ -14,6 +14,7 @@ from shipped_jobs import JOBS, demo, described
 
 from hpcllm.cluster.profile import Profile
 from hpcllm.job.spec import CommandJob
+from hpcllm.launch.bad_nodes import remember
 from hpcllm.launch.render import render
 from hpcllm.launch.submission.chain import Link, dependency, rest_of_chain
 from hpcllm.launch.submission.submit import commands, submit
@@ -151,3 +152,22 @@ def test_a_failed_job_ends_its_chain_and_a_new_submission_begins_anew(
     assert job("3", "3", ends_with=0) == 1  # there is nothing to go on with
     assert job("1", "3", ends_with=0) == 0
     assert job("3", "3", ends_with=75) == 1  # no job is left that goes on
+
+
+def test_the_jobs_of_a_chain_that_wait_leave_out_a_node_that_the_first_found_bad(
+    chained: Callable[..., Run], fake_slurm: Fake
+) -> None:
+    run = chained(2)
+    remember(run, ["n2"], "slow", "30-command.1")
+    script = run.script("30-command")
+    queued = f"7 {script} 1 3\\n8 {script} 2 3\\n9 {script} 3 3\\n10 /other/30-command.sbatch 2 3\\n"
+    fake_slurm("squeue", f"case $* in *PENDING*) printf '{queued}' | tail -n +2;; *%x*) echo 'RUNNING n7';; esac")
+    fake_slurm("sbatch", "")
+    fake_slurm("srun", "exit 75")
+    calls = fake_slurm("scontrol", "")
+    inside = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n2"}
+
+    subprocess.run(["bash", str(script), "1", "3"], env={**os.environ, **inside}, capture_output=True, check=False)
+
+    updated = [call for call in calls.read_text().splitlines() if call.startswith("update")]
+    assert updated == ["update JobId=8 ExcNodeList=n2,n7", "update JobId=9 ExcNodeList=n2,n7"]

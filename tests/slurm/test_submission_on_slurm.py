@@ -156,6 +156,29 @@ def test_a_program_that_fails_ends_its_chain_and_cancel_takes_all_of_one(lab: La
     assert not sleeping.log("30-command", 2).exists()
 
 
+# On its first node it does what preflight does with a slow one: remembers it, and gives up with 75.
+GIVES_UP_ON_ITS_NODE = """
+[[ -e first ]] && { hostname >second; exit 0; }
+hostname >first
+printf '[{"node": "%s", "why": "slow", "time": %d, "attempt": "30-command.1"}]' "$(<first)" "$(date +%s)" >"$1"
+exit 75
+"""
+
+
+def test_the_next_job_of_a_chain_leaves_out_a_bad_node(lab: Lab, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    words = ["--cluster", no_requeue(tmp_path), "--partition", "short", "--time", "4m", "--out", run.root]
+    command = ["bash", "-c", GIVES_UP_ON_ITS_NODE, "x", run.bad_nodes_json]
+
+    done = lab.hpcllm("submit", *words, "--", *command, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert lab.wait(run)["command"].state == "done", said(run)
+    first, second = ((tmp_path / name).read_text().strip() for name in ("first", "second"))
+    assert first != second
+    assert f"does without {first}" in run.log("30-command", 1).read_text()
+
+
 def test_a_submit_that_is_stopped_leaves_nothing_in_the_queue(lab: Lab, tmp_path: Path) -> None:
     """The signal comes while sbatch is at it and the job is in the queue: a site's own wrapper takes its time."""
     slow = tmp_path / "bin" / "sbatch"

@@ -182,7 +182,7 @@ conclude() { # PYTHON
   if [[ -n $PACKED ]]; then "${once[@]}" rm -rf -- "$PACKED" || true; fi # the nodes' disks as they were
   if ((code != 0 && code != 75)) && was_interrupted "$1"; then code=75; fi
   if [[ -n $chained ]]; then
-    leave_to_the_next
+    leave_to_the_next "$1"
   elif ((code == 75)) && in_queue; then
     requeue "$1"
   fi
@@ -208,9 +208,10 @@ was_interrupted() { # PYTHON
 }
 
 # Any exit code but 0 releases the next job of a chain.
-leave_to_the_next() {
+leave_to_the_next() { # PYTHON
   if ((code == 75 && number < of)); then
     echo "interrupted: job $((number + 1)) of $of goes on"
+    if in_queue; then leave_out_of_the_chain "$1"; fi
   elif ((code == 75)) && in_queue; then
     echo "interrupted, and no job is left that goes on (scheduler.requeue: false); hpcllm submit $RUN"
     code=1
@@ -219,12 +220,22 @@ leave_to_the_next() {
   fi
 }
 
+# The bad nodes are left out of the jobs of a chain that still wait. Where too few would be left, they are tried again.
+leave_out_of_the_chain() { # PYTHON
+  local id command state bad
+  read_bad_nodes "$1"
+  if [[ -z $bad ]] || ! can_do_without "$bad"; then return 0; fi
+  while read -r id command; do
+    [[ $command == "$RUN/scripts/$stage.sbatch "* ]] || continue
+    scontrol update JobId="$id" ExcNodeList="$bad" && echo "job $id does without $bad"
+  done < <(squeue -h -u "$(id -un)" -t PENDING -o '%A %o')
+}
+
 # Slurm takes a list of nodes to leave out of a waiting job alone. Requeueing ends this script by TERM, which must not
 # come between; after KillWait (30 s by default) it is killed.
 requeue() { # PYTHON
   local state bad used=${SLURM_RESTART_COUNT:-0}
-  read -r state bad < <(squeue -h -j "$job" -o '%T %x') || true
-  bad=$(bad_nodes "$1" exclude "$RUN" "$bad" || true)
+  read_bad_nodes "$1"
   if [[ $state != RUNNING ]]; then
     echo "interrupted: cancelled, or Slurm itself puts it back into the queue"
   elif ((max_requeues == 0)); then
@@ -235,8 +246,7 @@ requeue() { # PYTHON
     echo "interrupted, and no requeue is left (job.slurm.max_requeues allows $max_requeues);" \
       "goes on by: hpcllm submit $RUN"
     code=1
-  elif [[ -n $bad ]] && ! sbatch --test-only --exclude="$bad" "$RUN/scripts/$stage.sbatch"; then
-    echo "interrupted, and there are not enough nodes without $bad (state/bad-nodes.json)"
+  elif [[ -n $bad ]] && ! can_do_without "$bad"; then
     code=1
   else
     echo "interrupted: back into the queue ($used of $max_requeues requeues used)${bad:+, without $bad}"
@@ -245,6 +255,18 @@ requeue() { # PYTHON
     scontrol requeue "$job"
     [[ -z $bad ]] || scontrol update JobId="$job" ExcNodeList="$bad"
   fi
+}
+
+# What Slurm says of this job into `state`, and all nodes that another start leaves out into `bad`.
+read_bad_nodes() { # PYTHON
+  read -r state bad < <(squeue -h -j "$job" -o '%T %x') || true
+  bad=$(bad_nodes "$1" exclude "$RUN" "$bad" || true)
+}
+
+can_do_without() { # NODES
+  if sbatch --test-only --exclude="$1" "$RUN/scripts/$stage.sbatch"; then return 0; fi
+  echo "interrupted, and there are not enough nodes without $1 (state/bad-nodes.json)"
+  return 1
 }
 
 bad_nodes() { # PYTHON VERB...
