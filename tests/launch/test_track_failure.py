@@ -71,6 +71,11 @@ Root Cause (first observed failure):
         (HYDRA, "rank 2: exit code 13: Abort(13) on node 2 (rank 2 in comm 0): application called "
          "MPI_Abort(MPI_COMM_WORLD, 13) - process 2"),
         (OPEN_MPI, "rank 1 on n2: signal 9 (Killed): " + OPEN_MPI.strip()),
+        ("prterun noticed that process rank 1 with PID 31566 on node n2 exited on\nsignal 9 (Killed).\n",
+         "rank 1 on n2: signal 9 (Killed): signal 9 (Killed)."),
+        ("  Process name: [prterun-n1-4711@1,3]\n  Exit code:    2\n", "rank 3: exit code 2"),
+        ("0: Abort(4) on node 0 (rank 0 in comm 496): Fatal error\nsrun: error: n1: task 0: Exited with exit code 143\n"
+         "srun: error: Node failure on n2\n", "on n2: Node failure"),
         ("a\nTraceback (most recent call last):\n  File x\nKeyError: 'a'\n", "KeyError: 'a'"),
     ],
 )  # fmt: skip

@@ -13,6 +13,8 @@ _WITNESSES = (
     # slurmstepd, behind the label of the task: `1: slurmstepd-n4: error: StepId=44.1 exceeded memory limit (…), …`.
     # It stops the whole job for that, so the tasks that srun names then are not to blame.
     r"^\s*(?P<rank>\d+): slurmstepd-(?P<host>[^\s:]+): error: \S+ (?P<how>exceeded memory limit \([^)]*\))",
+    # srun: `srun: error: Node failure on n2`; ranks on other nodes then end of what they lost with it.
+    r"^srun: error: (?P<how>Node failure) on (?P<host>\S+)$",
     # srun: `srun: error: n2: tasks 1,3: Exited with exit code 3`, `…: Killed`, `…: Segmentation fault (core dumped)`
     r"^srun: error: (?P<host>[^\s:]+): tasks? (?P<rank>\d+)[\d,-]*: "
     r"(?:Exited with exit code (?P<code>\d+)|(?P<how>.+))$",
@@ -20,8 +22,11 @@ _WITNESSES = (
     r"^(?:\d+: )?hpcllm: [\w-]+: rank (?P<rank>\d+) on (?P<host>[^\s:]+): (?P<said>.*)$",
     # torchrun: `rank      : 3 (local_rank: 1)` below `Root Cause (first observed failure):`
     r"^(?:\d+: )?\s*rank\s+: (?P<rank>\d+) \(local_rank: \d+\)$",
-    # Open MPI: `mpirun noticed that process rank 1 with PID 0 on node n2 exited on signal 9 (Killed).`
-    r"process rank (?P<rank>\d+) with PID \d+ on node (?P<host>\S+) exited on (?P<how>signal \d+.*?)\.?$",
+    # Open MPI: `mpirun noticed that process rank 1 with PID 0 on node n2 exited on signal 9 (Killed).`, wrapped
+    r"process\s+rank\s+(?P<rank>\d+)\s+with\s+PID\s+\d+\s+on\s+node\s+(?P<host>\S+)\s+exited\s+on\s+"
+    r"(?P<how>signal\s+\d+.*?)\.?$",
+    # Open MPI 5: `Process name: [prterun-n1-4711@1,1]` and, in the next line, `Exit code:    3`
+    r"^\s*Process name: \[prterun-\S+@\d+,(?P<rank>\d+)\]\s*\n\s*Exit code:\s+(?P<code>\d+)",
     # Hydra: `Abort(3) on node 1 (rank 1 in comm 0): …`
     r"^(?:\d+: )?[Aa]bort\((?P<code>\d+)\) on node \d+ \(rank (?P<rank>\d+) in comm",
     # Hydra: `=   PID 4711 RUNNING AT n2` and, in the next line, `=   EXIT CODE: 3`
@@ -60,7 +65,8 @@ def first_failure(log: str) -> Failure | None:
     """The first failure that a log tells of; None where none does."""
     seen = next((found for pattern in _WITNESS if (found := _first(pattern, log))), {})
     rank = int(seen["rank"]) if seen.get("rank") else None
-    quoted = _last_words(_lines_of(rank, log)) or ((seen["said"],) if seen.get("said") else ())
+    lost = seen.get("how") == "Node failure"  # what the ranks on other nodes then say explains nothing
+    quoted = () if lost else _last_words(_lines_of(rank, log)) or ((seen["said"],) if seen.get("said") else ())
     if not seen and not quoted:
         return None
     how = f"exit code {seen['code']}" if seen.get("code") else seen.get("how") or ""
