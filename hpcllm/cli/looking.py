@@ -157,16 +157,19 @@ def _cancel(arguments: argparse.Namespace) -> None:
 
 def _report(arguments: argparse.Namespace) -> None:
     from hpcllm.report import html, terminal
+    from hpcllm.report.collect import collect_all
     from hpcllm.run_directory import Run
 
     runs = [Run.open(path) for given in arguments.runs for path in sweeping.runs_in(given)]
+    summaries = collect_all(runs)
+    grid = sweeping.grid_of(arguments.runs[0], summaries) if len(arguments.runs) == 1 else None
     if arguments.json:
-        print_json(terminal.summary_json(runs))
+        print_json(terminal.summary_json(summaries, grid))
         return
     page = arguments.out or (runs[0].report_html if len(runs) == 1 else runs[0].root.parent)
     page = page / "report.html" if page.is_dir() else page
-    html.write(runs, page)
-    print_rich(terminal.report_text(runs))
+    html.write(summaries, page, grid)
+    print_rich(terminal.report_text(summaries, grid))
     print(f"report {page}")
     if arguments.open:
         import webbrowser

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from hpcllm.job.sweep import Point
     from hpcllm.launch.submission.sweep_batches import Batch
     from hpcllm.launch.sweep import Sweep
+    from hpcllm.report.summary import RunSummary
+    from hpcllm.report.sweep_grid import Grid
     from hpcllm.run_directory import Run
 
 
@@ -179,6 +182,14 @@ def runs_in(path: Path) -> list[Path]:
     from hpcllm.launch.sweep import Sweep
 
     return [run.root for run in Sweep.open(path).runs] if holds_one(path) else [path]
+
+
+def grid_of(path: Path, summaries: Sequence[RunSummary]) -> Grid | None:
+    """The results of a sweep over its grid; None of a run."""
+    from hpcllm.launch.sweep import Sweep
+    from hpcllm.report.sweep_grid import grid
+
+    return grid(Sweep.open(path), summaries) if holds_one(path) else None
 
 
 def _grid(path: Path) -> object:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from hpcllm.errors import HpcllmError
 from hpcllm.job.spec import CommandJob, Job, frozen_any_job
 from hpcllm.launch.array import together
 from hpcllm.launch.pipeline import Stage, stages
+from hpcllm.launch.tracking.efficiency import accounted
 from hpcllm.plan.plan import read_plan
 from hpcllm.report import measure
 from hpcllm.report.summary import Evaluation, Event, RunSummary, Sample, StageTime
@@ -30,8 +32,13 @@ ENDS = ("running", "done", "failed", "interrupted")  # outcomes that a stage's r
 T = TypeVar("T")
 
 
+def collect_all(runs: Sequence[Run]) -> list[RunSummary]:
+    """Everything that a report says of these runs, and what their jobs used: accounting is asked once for all."""
+    return [replace(collect(run), accounted=used) for run, used in zip(runs, accounted(runs), strict=True)]
+
+
 def collect(run: Run) -> RunSummary:
-    """Everything that a report says of one run. Raises nothing for what is missing or damaged."""
+    """What a run directory tells. Raises nothing for what is missing or damaged."""
     reader = _Reader(run)
     job = reader.try_to(run.resolved_json, lambda: frozen_any_job(run))
     profile = reader.try_to(run.resolved_json, lambda: frozen_profile(run))

@@ -19,9 +19,10 @@ from hpcllm import __version__
 from hpcllm.plan.plan import Plan
 from hpcllm.report import charts, words
 from hpcllm.report.charts import Bar, Dot, Line
-from hpcllm.report.collect import collect
+from hpcllm.report.status_table import used_rows
 from hpcllm.report.summary import RunSummary, Series, StageTime, Training
-from hpcllm.run_directory import Run, write_text
+from hpcllm.report.sweep_grid import Grid
+from hpcllm.run_directory import write_text
 from hpcllm.units import format_count, format_seconds
 
 SCORED = ("bits-per-byte", "bleu", "perplexity")  # the results that have a chart, in this order
@@ -43,16 +44,17 @@ FILTERS: dict[str, Callable[..., str]] = {
 Chart = Callable[[int], Markup]
 
 
-def write(runs: Sequence[Run], path: Path) -> None:
-    """Write the report over these runs to `path`, complete or not at all."""
-    write_text(path, page([collect(run) for run in runs]))
+def write(summaries: Sequence[RunSummary], path: Path, grid: Grid | None = None) -> None:
+    """Write the report over these runs to `path`, complete or not at all. `grid`: that of the sweep that they are."""
+    write_text(path, page(summaries, grid))
 
 
-def page(summaries: Sequence[RunSummary]) -> str:
+def page(summaries: Sequence[RunSummary], grid: Grid | None = None) -> str:
     """The report as HTML text."""
     template = _environment().get_template("report.html.jinja")
     return template.render(
         summaries=summaries,
+        grid=grid,
         labels=words.labels(summaries),
         rows=words.headlines(summaries),
         side_by_side=_side_by_side(summaries),
@@ -77,6 +79,7 @@ def _environment() -> jinja2.Environment:
         "limits": _limits,
         "shares": _shares,
         "facts": _facts,
+        "used_rows": used_rows,
     }
     return environment
 

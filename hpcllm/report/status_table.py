@@ -39,8 +39,8 @@ _COLUMNS: tuple[tuple[str, int, Callable[[StageStatus], Text | str]], ...] = (
 )
 
 
-# What a row of used resources says, here and in the report.
-USE_COLUMNS: tuple[tuple[str, Callable[[Use], str]], ...] = (
+# What a row says of used resources.
+_USED: tuple[tuple[str, Callable[[Use], str]], ...] = (
     ("attempts", lambda use: _in_turn(use.attempts)),
     ("waited", lambda use: _took(use.waited_s)),
     ("ran", lambda use: _took(use.ran_s)),
@@ -73,15 +73,21 @@ def status_table(run: Run, now: RunStatus, width: int) -> Group:
     return Group(table, *(Text(line, style="yellow") for line in _below(run, now)))
 
 
+def used_rows(used: Sequence[Use], first: str = "stage") -> list[tuple[str, ...]]:
+    """What each took and used, over all of its attempts, behind the names of the columns; GPUs where there are any."""
+    shown = [column for column in _USED if column[0] != "GPU-hours" or any(use.gpu_hours for use in used)]
+    rows = [(use.name, *(cell(use) for _, cell in shown)) for use in used]
+    return [(first, *(name for name, _ in shown)), *rows]
+
+
 def efficiency_table(used: Sequence[Use], first: str = "stage") -> Table:
-    """What each took and used, over all of its attempts; GPUs where there are any."""
+    """The same for the terminal."""
+    names, *rows = used_rows(used, first)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    shown = [column for column in USE_COLUMNS if column[0] != "GPU-hours" or any(use.gpu_hours for use in used)]
-    table.add_column(first, overflow="fold")
-    for name, _ in shown:
-        table.add_column(name, justify="left" if name == "attempts" else "right", overflow="fold")
-    for use in used:
-        table.add_row(use.name, *(cell(use) for _, cell in shown))
+    for name in names:
+        table.add_column(name, justify="left" if name in (first, "attempts") else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

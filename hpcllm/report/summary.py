@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hpcllm.launch.tracking.efficiency import Accounted
 from hpcllm.plan.plan import Plan
 
 Series = tuple[tuple[float, float], ...]
@@ -160,6 +161,8 @@ class RunSummary:
     environment: Mapping[str, str]
     warnings: tuple[str, ...]
     """Files that are damaged, by name."""
+    accounted: Accounted = field(default_factory=Accounted)
+    """What the jobs used."""
 
     def value(self, model: str, task: str) -> float | None:
         """One result, or None when it is not there (yet)."""

@@ -12,24 +12,41 @@ from rich.table import Table
 from rich.text import Text
 
 from hpcllm.report import words
-from hpcllm.report.collect import collect
+from hpcllm.report.status_table import efficiency_table
 from hpcllm.report.summary import Comparison, RunSummary
-from hpcllm.run_directory import Run
+from hpcllm.report.sweep_grid import Grid
 
 RUNS_BESIDE = 4  # columns that fit a terminal
 
 
-def report_text(runs: Sequence[Run]) -> RenderableType:
-    """The figures of these runs side by side, then each run's verdict and the plan beside what was measured."""
-    summaries = [collect(run) for run in runs]
+def report_text(summaries: Sequence[RunSummary], grid: Grid | None = None) -> RenderableType:
+    """The figures of these runs side by side, then each run's verdict and the plan beside what was measured.
+
+    Of a sweep, its grid and the best run: the page has the others.
+    """
+    if grid:
+        return Group(_grid(grid), Text(f"\n{grid.best}" if grid.best else ""))
     labelled = zip(summaries, words.labels(summaries), strict=True)
     groups = [summaries[i : i + RUNS_BESIDE] for i in range(0, len(summaries), RUNS_BESIDE)]
     return Group(*map(_over_runs, groups), *(part for summary, label in labelled for part in _one_run(summary, label)))
 
 
-def summary_json(runs: Sequence[Run]) -> dict[str, Any]:
-    """`{"runs": [...]}`: the records of `collect`, with null for a number that is not finite."""
-    return {"runs": [{**_plain(s), "verdict": words.verdict(s)} for s in map(collect, runs)]}
+def summary_json(summaries: Sequence[RunSummary], grid: Grid | None = None) -> dict[str, Any]:
+    """`{"runs": [...]}`: the records of `collect`, with null for a number that is not finite; `sweep`: its grid."""
+    runs = [{**_plain(summary), "verdict": words.verdict(summary)} for summary in summaries]
+    return {"runs": runs, **({"sweep": _plain(grid)} if grid else {})}
+
+
+def _grid(grid: Grid) -> Table:
+    """The best run's cell is bold."""
+    table = Table(title=f"{grid.figure}, {grid.across} across" if grid.across else grid.figure, title_justify="left",
+                  box=None, pad_edge=False, header_style="dim")  # fmt: skip
+    for name in (*grid.down, *grid.columns):
+        table.add_column(Text(words.visible(name)), justify="left" if name in grid.down else "right")
+    for keys, cells in grid.rows:
+        shown = [Text(cell.text, style="bold green" if cell.is_best else "") for cell in cells]
+        table.add_row(*(Text(words.visible(key)) for key in keys), *shown)
+    return table
 
 
 def _over_runs(summaries: Sequence[RunSummary]) -> Table:
@@ -51,7 +68,14 @@ def _one_run(summary: RunSummary, label: str) -> list[RenderableType]:
         _comparison("predicted", "measured", summary.predictions if summary.training else ()),
         _comparison("trained", "compressed", summary.compression),
     )
-    return [verdict, *warnings, *(table for table in tables if table.row_count)]
+    return [verdict, *warnings, *(table for table in tables if table.row_count), *_accounted(summary)]
+
+
+def _accounted(summary: RunSummary) -> list[RenderableType]:
+    found = summary.accounted
+    if found.why_not:
+        return [Text(f"what the jobs used is not known: {words.visible(found.why_not)}", style="dim")]
+    return [efficiency_table(found.rows)] if found.total else []
 
 
 def _comparison(before: str, after: str, rows: Sequence[Comparison]) -> Table:

@@ -183,7 +183,7 @@ def elapsed_s(stages: Sequence[StageTime]) -> float | None:
 
 def _headline(summary: RunSummary) -> list[tuple[str, str]]:
     training, plan = summary.training, summary.plan
-    size = find(summary.compression, "size")
+    size, used = find(summary.compression, "size"), summary.accounted.total
     return [
         ("state", standing(summary)),
         ("cluster", summary.cluster or NOT_YET),
@@ -194,6 +194,8 @@ def _headline(summary: RunSummary) -> list[tuple[str, str]]:
         ("validation loss", score(_last(training.validation_loss) if training else None)),
         *[(task_title(t), score(summary.value("trained", t), t)) for t in ("perplexity", "bits-per-byte", "bleu")],
         ("compressed size", ratio(size.ratio if size else None)),
+        ("CPU-hours", NOT_YET if used is None else f"{used.cpu_hours:.2f}"),
+        ("GPU-hours", f"{used.gpu_hours:.2f}" if used and used.gpu_hours else NOT_YET),
     ]
 
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from hpcllm.launch.pipeline import Stage
 from hpcllm.parallel.world import World
 from hpcllm.report import html, terminal
+from hpcllm.report.collect import collect_all
 from hpcllm.run_directory import Run
 
 
@@ -14,6 +15,7 @@ def main(run: Run, stage: Stage, world: World) -> None:
     """Write RUN/report.html, print the table and the page's path."""
     if world.rank != 0:
         return
-    html.write([run], run.report_html)
-    Console(soft_wrap=True).print(terminal.report_text([run]))
+    summaries = collect_all([run])
+    html.write(summaries, run.report_html)
+    Console(soft_wrap=True).print(terminal.report_text(summaries))
     print(f"report {run.report_html}", flush=True)

@@ -32,7 +32,7 @@ def _page(*runs: Run) -> str:
 def _printed(*runs: Run) -> str:
     console = Console(width=100)
     with console.capture() as captured:
-        console.print(terminal.report_text(runs))
+        console.print(terminal.report_text([collect(run) for run in runs]))
     return captured.get()
 
 
@@ -247,7 +247,7 @@ def test_a_name_is_not_read_as_the_terminals_markup(tmp_path: Path) -> None:
 def test_json_holds_every_record_and_no_number_that_json_cannot(finished: Run) -> None:
     write_text(finished.result_json("trained", "samples"), '{"value": null, "details": {"entropy": NaN}}')
 
-    document = json.loads(json.dumps(terminal.summary_json([finished]), allow_nan=False))
+    document = json.loads(json.dumps(terminal.summary_json([collect(finished)]), allow_nan=False))
 
     (run,) = document["runs"]
     assert run["plan"]["tokens_per_s"] == 7515.0

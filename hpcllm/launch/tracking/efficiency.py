@@ -68,14 +68,19 @@ class Accounted:
     why_not: str = ""
     """In a sentence, where it says nothing; empty too of a run that never went to Slurm."""
 
+    @property
+    def rows(self) -> tuple[Use, ...]:
+        """Each stage, and all of them together where they are several."""
+        return (*self.stages, *([self.total] if self.total and len(self.stages) > 1 else []))
+
 
 def efficiency(run: Run) -> list[Use]:
     """What every submitted stage used so far, and in all. Raises HpcllmError where no accounting tells."""
     (starts,) = _starts_of([run])
-    if not starts:
+    found = _accounted(run, starts)
+    if not found.total:
         raise _unknown(run.root, [run])
-    stages = [_use(stage, found) for stage, found in starts.items()]
-    return [*stages, *([_in_all("in all", starts)] if len(stages) > 1 else [])]
+    return list(found.rows)
 
 
 def efficiency_of_runs(root: Path, runs: Sequence[Run]) -> list[Use]:
@@ -92,7 +97,7 @@ def accounted(runs: Sequence[Run]) -> list[Accounted]:
     try:
         found = _starts_of(runs)
     except HpcllmError as error:
-        return [Accounted(why_not=str(error) if submitted(run) else "") for run in runs]
+        return [Accounted(why_not=str(error) if run.jobs_json.exists() else "") for run in runs]
     return [_accounted(run, starts) for run, starts in zip(runs, found, strict=True)]
 
 
