@@ -9,6 +9,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,8 +32,9 @@ from hpcllm.errors import ExitCode, UserError
 if TYPE_CHECKING:
     from hpcllm.cluster.profile import Profile
     from hpcllm.cluster.software import SoftwareEnvironment
-    from hpcllm.job.spec import AnyJob
+    from hpcllm.job.spec import AnyJob, Job
     from hpcllm.launch.allocation import Allocation
+    from hpcllm.launch.bad_nodes import BadNode
     from hpcllm.plan.plan import Plan
     from hpcllm.run_directory import Run
 
@@ -45,7 +47,7 @@ JobT = TypeVar("JobT", bound="AnyJob")
 def add(commands: Any) -> None:
     """The commands of this file."""
     plan = command(commands, "plan", _plan, "does a job fit, how fast, what limits it", "plan jobs/demo.yaml --explain")
-    plan.add_argument("job", type=Path, metavar="JOB")
+    plan.add_argument("job", type=Path, metavar="JOB", help="a job file, or a run directory, without its bad nodes")
     cluster_option(plan)
     _resources(plan)
     plan.add_argument("--explain", action="store_true", help="every figure with its formula, inputs and source")
@@ -113,17 +115,41 @@ def check_dashes(words: Sequence[str], left: Sequence[str], arguments: argparse.
 def _plan(arguments: argparse.Namespace) -> int:
     from hpcllm.cluster.user import load_user
     from hpcllm.job.spec import load_job
+    from hpcllm.launch.bad_nodes import without
     from hpcllm.plan.search import search
     from hpcllm.report.plan_table import plan_text
 
-    profile, _ = profile_of(arguments)
-    job = with_resources(load_job(arguments.job), arguments)
-    plan = search(profile, job, user=load_user())
-    if arguments.json:
-        print_json(plan.to_json())
+    if arguments.job.is_dir():
+        profile, job, bad = _of_run(arguments)
     else:
+        profile, job, bad = profile_of(arguments)[0], load_job(arguments.job), []
+    job = with_resources(job, arguments)
+    plan = search(profile, job, user=load_user())
+    if bad:
+        profile = without(profile, plan.partition, bad)
+        plan = search(profile, job, user=load_user())
+    if arguments.json:
+        left_out = {"bad_nodes": [asdict(node) for node in bad]} if bad else {}
+        print_json({**plan.to_json(), **left_out})
+    else:
+        for node in bad:
+            print(f"without {node.node}: {node.why}")
         print_rich(plan_text(plan, profile, job, arguments.explain))
     return int(ExitCode.DONE if plan.fits else ExitCode.DOES_NOT_FIT)
+
+
+def _of_run(arguments: argparse.Namespace) -> tuple[Profile, Job, list[BadNode]]:
+    """The profile and the job of a run directory, and the nodes that its next start leaves out."""
+    from hpcllm.cluster.profile import frozen_profile
+    from hpcllm.job.spec import Job, frozen_any_job
+    from hpcllm.launch.bad_nodes import bad_nodes
+    from hpcllm.run_directory import Run
+
+    run = Run.open(arguments.job)
+    job = frozen_any_job(run)
+    if not isinstance(job, Job):
+        raise UserError(f"{run.root}: a program of your own has no plan; hpcllm status {shlex.quote(str(run.root))}")
+    return profile_of(arguments)[0] if arguments.cluster else frozen_profile(run), job, bad_nodes(run)
 
 
 def _render(arguments: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """Nodes that a run leaves out, because one of its attempts found them slow, broken or gone: `state/bad-nodes.json`.
 
-A job's own retry leaves them out, and so does the next submit. After a week they are forgotten: nodes are repaired.
+A job's own retry leaves them out, so do the jobs of a chain behind it and the next submit. After a week they are
+forgotten: nodes are repaired.
 
 The scripts ask here:
 
@@ -16,8 +17,12 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpcllm.run_directory import Run, read_json, write_json
+
+if TYPE_CHECKING:  # a script's own Python has none of our packages
+    from hpcllm.cluster.profile import Profile
 
 FORGOTTEN_AFTER_S = 7 * 86400.0
 
@@ -54,6 +59,16 @@ def excluded(run: Run, *others: str) -> str:
     """For --exclude: the bad nodes, and what else is left out: `n[7-9]`, or Slurm's words for nothing."""
     named = [*(bad.node for bad in bad_nodes(run)), *(other.strip() for other in others)]
     return ",".join(dict.fromkeys(name for name in named if name not in ("", "(null)", "N/A")))
+
+
+def without(profile: Profile, partition: str | None, bad: Sequence[BadNode]) -> Profile:
+    """The profile as if the partition had so many nodes fewer; where it does not say how many there are, as it is."""
+    name = profile.node_type_name(partition)
+    node = profile.nodes[name]
+    if node.count is None or not bad:
+        return profile
+    left = node.model_copy(update={"count": max(0, node.count - len(bad))})
+    return profile.model_copy(update={"nodes": {**profile.nodes, name: left}})
 
 
 # How srun says that a node is gone. Whether Slurm knows it too, and starts the job again by itself, is a race: its

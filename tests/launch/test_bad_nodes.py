@@ -6,7 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
+from shipped_jobs import JOBS
 
+from hpcllm.cli import main as main_of_cli
+from hpcllm.errors import ExitCode
 from hpcllm.launch.bad_nodes import FORGOTTEN_AFTER_S, bad_nodes, excluded, lost_nodes, main, remember
 from hpcllm.run_directory import Run
 
@@ -68,3 +71,26 @@ def test_a_script_learns_by_the_exit_code_whether_a_node_was_lost(
 
     assert capsys.readouterr().out.splitlines() == ["lost n2", "n2"]
     assert bad_nodes(Run(tmp_path))[0].attempt == "30-train.2"
+
+
+def test_the_plan_of_a_run_has_so_many_nodes_fewer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "render",
+        str(JOBS / "demo.yaml"),
+        "--cluster",
+        "slurm-lab",
+        "--nodes",
+        "4",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert main_of_cli(words) == 0
+    assert main_of_cli(["plan", str(tmp_path / "run")]) == 0
+    remember(Run(tmp_path / "run"), ["n2"], "link 25 MB/s", "30-train.1")
+    capsys.readouterr()
+
+    assert main_of_cli(["plan", str(tmp_path / "run")]) == ExitCode.DOES_NOT_FIT
+    out = capsys.readouterr().out
+    assert out.startswith("without n2: link 25 MB/s\n")
+    assert "4 nodes asked, partition batch has 3" in out
+    assert main_of_cli(["plan", str(tmp_path / "run"), "--nodes", "2"]) == 0
