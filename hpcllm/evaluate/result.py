@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hpcllm.job.spec import frozen_job
-from hpcllm.launch.pipeline import Stage
+from hpcllm.launch.pipeline import Stage, find_stage
 from hpcllm.run_directory import Run, read_json, write_json
 
 
@@ -39,11 +39,18 @@ def write_result(run: Run, stage: Stage, model: str, task: str, result: Result) 
             "unit": result.unit,
             "computed_on": result.computed_on,
             "signature": result.signature,
-            "command": shlex.join(["hpcllm", "stage", stage.name, str(run.root)]),
+            "command": shlex.join(["hpcllm", "stage", stage.name, str(run.root), *_part(run, stage)]),
             "commit": commit(run),
             "details": dict(result.details),
         },
     )
+
+
+def _part(run: Run, element: Stage) -> list[str]:
+    """Of an array the element alone."""
+    if element.element is None:
+        return []
+    return ["--part", f"{element.element}/{len(find_stage(frozen_job(run), element.name).array)}"]
 
 
 def commit(run: Run) -> str | None:

@@ -30,12 +30,13 @@ def chosen(run: Run, job: Job) -> list[int]:
 def best(run: Run, of: Sequence[int]) -> int:
     """The one of these steps with the lowest loss on the validation part, of equal ones the later.
 
-    A step at which nobody looked counts as the last look before it did; without any look the last step is the best.
+    A step at which nobody looked counts as the last look before it did, behind a step that was looked at; without any
+    look the last step is the best.
     """
     losses = {line["step"]: line["loss"] for line in read_jsonl(run.metrics_jsonl("validation"))}
 
-    def loss(step: int) -> float:
-        seen = [at for at in losses if at <= step]
-        return float(losses[max(seen)]) if seen else float("inf")
+    def rank(step: int) -> tuple[float, int, int]:
+        seen = max((at for at in losses if at <= step), default=None)
+        return (float("inf"), 0, -step) if seen is None else (float(losses[seen]), step - seen, -step)
 
-    return min(of, key=lambda step: (loss(step), -step))
+    return min(of, key=rank)

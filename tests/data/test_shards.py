@@ -6,7 +6,8 @@ import itertools
 import json
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hpcllm.data import sharding
 from hpcllm.data.corpus import PARTS, documents, pairs
 from hpcllm.data.inspect import inspect_text, verify_path
 from hpcllm.data.shard_file import ShardFile, token_dtype, write_shard_file
+from hpcllm.data.sharding import ALL, Share
 from hpcllm.data.shards import Shards, TokenStream, verify
 from hpcllm.data.tokenizer import END, Tokenizer
 from hpcllm.errors import HpcllmError, UserError
@@ -32,17 +34,18 @@ from hpcllm.run_directory import Run, write_json
 SPLIT = {"validation": 0.2, "test": 0.2}
 
 
-def shard(run: Run, size: int = 1) -> Run:
-    """Tokenize and shard the data of a run, on so many ranks."""
+def shard(run: Run, size: int = 1, shares: Sequence[Share] = (ALL,)) -> Run:
+    """Tokenize and shard the data of a run, on so many ranks of one job, or of one after another."""
     data = frozen_job(run).data
     texts = [t for p in pairs(data, "train") for t in (p.source, p.target)] if data.pairs else ["a b"]
     Tokenizer.learn(data.tokenizer, texts).save(run.tokenizer_json)
 
-    def work(world: World) -> None:
+    def work(world: World, share: Share) -> None:
         groups = world.broadcast(sharding.plan_groups(data) if world.rank == 0 else [])
-        sharding.write_shards(run, data, Tokenizer.load(run.tokenizer_json), groups, world, lambda done: None)
+        sharding.write_shards(run, data, Tokenizer.load(run.tokenizer_json), groups, world, lambda done: None, share)
 
-    on_ranks(size, work)
+    for share in shares:
+        on_ranks(size, partial(work, share=share))
     return run
 
 
@@ -97,6 +100,35 @@ def test_shards_are_the_same_to_the_byte_whoever_wrote_them(
 
     assert len(contents[0]) > 6
     assert contents[1:] == contents[:1] * 3
+
+
+@pytest.mark.parametrize(("jobs", "size"), [(2, 2), (40, 1)])
+def test_several_jobs_write_the_shards_of_one_in_whichever_order(
+    tmp_path: Path, text_data: dict[str, Any], jobs: int, size: int
+) -> None:
+    alone = shard(new_run(tmp_path / "alone", text_data))
+    shares = [Share(number, jobs) for number in reversed(range(jobs))]
+    run = shard(new_run(tmp_path / "together", {**text_data, "shard_jobs": jobs}), size, shares)
+    assert not run.index_json.exists()
+
+    for _ in range(2):  # whoever comes next may do it once more
+        sharding.finish(run, frozen_job(run).data, Tokenizer.load(run.tokenizer_json))
+        contents = [{p.name: p.read_bytes() for p in [r.index_json, *r.shards.iterdir()]} for r in (alone, run)]
+        assert contents[0] == contents[1]
+
+
+def test_shares_of_files_that_changed_in_between_are_not_put_together(tmp_path: Path) -> None:
+    folder = write_corpus(tmp_path / "corpus", count=20)
+    run = new_run(tmp_path / "run", {"text": {"files": [f"{folder}/*.txt"]}, "split": SPLIT, "shard_jobs": 2})
+    shard(run, shares=[Share(0, 2)])
+    (folder / "000.txt").write_text("longer than it was")
+    shard(run, shares=[Share(1, 2)])
+
+    with pytest.raises(
+        UserError, match=r"shares/1\.json: the files of job\.data have changed since .*0\.json was written"
+    ):
+        sharding.finish(run, frozen_job(run).data, Tokenizer.load(run.tokenizer_json))
+    assert not run.index_json.exists()
 
 
 def test_no_shard_holds_more_tokens_than_allowed(text_run: Run) -> None:

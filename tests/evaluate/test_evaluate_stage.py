@@ -150,3 +150,29 @@ def test_a_diverged_model_is_named_and_not_written(run_with_model):
         evaluated(run)
 
     assert not run.results.exists()
+
+
+def test_each_element_of_an_array_measures_one_checkpoint_by_one_task(run_with_model, capsys):
+    several = {"train": {"steps": 3, "global_batch": 2, "checkpoint": {"every_steps": 1, "keep": 3}}}
+    run = run_with_model(
+        "decoder", **several, evaluate={"checkpoints": "all", "samples": {"count": 1, "new": "3 tokens"}}
+    )
+    job = frozen_job(run)
+    save_again(run, job, step=2)
+
+    for element in find_stage(job, "evaluate").elements:
+        evaluate.main(run, element, World.alone())
+
+    assert set(results(run)) == {
+        *("trained/perplexity", "trained/bits-per-byte", "trained/samples", "xz/bits-per-byte"),
+        *("step-1/perplexity", "step-1/bits-per-byte", "step-1/samples"),
+    }
+    assert results(run)["trained/perplexity"]["details"]["step"] == 2
+    assert results(run)["step-1/perplexity"]["command"] == f"hpcllm stage evaluate {run.root} --part 2/6"
+    assert capsys.readouterr().out.count("training kept fewer checkpoints, so there is nothing to do") == 2
+
+
+def save_again(run, job, step):
+    """The same weights as a later checkpoint."""
+    model = trained_model(run)
+    checkpoint.save(run, job, model, torch.optim.AdamW(model.parameters()), step, "fp32", World.alone())

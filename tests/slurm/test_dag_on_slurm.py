@@ -19,6 +19,7 @@ from lab_cluster import Lab, said
 from hpcllm.cluster.profile import shipped_profiles
 from hpcllm.launch.sweep import Sweep
 from hpcllm.launch.tracking import slurm
+from hpcllm.launch.tracking.logs import logs
 from hpcllm.launch.tracking.sweep_status import SweepStatus, look_at
 from hpcllm.run_directory import Run, read_json
 
@@ -137,6 +138,39 @@ def test_stages_of_ones_own_stand_among_ours_and_are_done_but_once(lab: Lab, tmp
     assert list(found)[:5] == ["fetch", "tokenizer", "shard", "train", "look"]
     assert any("rank 1 saw step-4" in line for line in lines_of(run, "31-look"))
     assert lab.hpcllm("submit", out, **OWN_PYTHON).stdout.count("\n") == 1  # how to follow, and no job
+
+
+def test_arrays_of_shards_and_evaluations_are_one_stage_each_and_only_what_failed_runs_again(
+    lab: Lab, tmp_path: Path
+) -> None:
+    job, out, away = tmp_path / "job.yaml", tmp_path / "run", tmp_path / "away"
+    text = TRAINING.replace("corpus/*.txt", "stdlib:json/*.py").replace("nodes: 2", "nodes: 1")
+    text = text.replace("{kind: byte}", "{kind: byte}\n  shard_jobs: 2")
+    text = text.replace("validate_every_steps: 4", "validate_every_steps: 4, checkpoint: {every_steps: 2}")
+    text = text.replace("evaluate: {", "evaluate: {checkpoints: all, ")
+    weights = out / "checkpoints" / "step-2" / "model.safetensors"
+    harm = f"stages: [{{name: harm, command: [mv, {weights}, {away}], after: [train], before: [evaluate]}}]\n"
+    job.write_text(text + harm)
+    run = submitted(lab, job, out)
+
+    failed = lab.wait(run, 240)
+
+    assert (failed["shard"].state, failed["shard"].progress) == ("done", "2/2 done"), said(run)
+    assert (failed["evaluate"].state, failed["evaluate"].progress) == ("failed", "2/4 done"), said(run)
+    assert failed["evaluate"].reason.startswith("element 2 (checkpoint 1, task perplexity): ")
+    assert logs(run, "evaluate").startswith(f"==> {run.log('40-evaluate_2', 1)}\n")
+    assert failed["gather"].state == "cancelled"
+
+    away.rename(weights)
+    again = lab.hpcllm("submit", out, **OWN_PYTHON)
+    done = lab.wait(run, 240)
+
+    assert re.findall(r"^(\S+) +\d+$", again.stdout, re.MULTILINE) == ["evaluate", "gather"]
+    assert [stage.state for stage in done.values()] == ["done"] * 6, said(run)
+    assert done["evaluate"].progress == "4/4 done"
+    assert [read_json(run.state_json(f"40-evaluate_{i}"))["attempt"] for i in range(4)] == [1, 1, 2, 2]
+    assert run.result_json("trained", "perplexity").exists()
+    assert run.result_json("step-2", "perplexity").exists()
 
 
 def test_a_sweep_of_trainings_shares_its_shards_and_each_run_goes_its_own_way(lab: Lab, tmp_path: Path) -> None:
