@@ -169,9 +169,15 @@ def updated_pieces(model: nn.Module, world: World) -> list[Piece]:
 
 
 def update(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """The optimizer's step, and the new weights on every rank that needs them."""
-    with model.updating() if isinstance(model, ShardedOptimizer) else contextlib.nullcontext():
+    """The optimizer's step, on this rank's pieces; `share_weights` comes next."""
+    with model.gradients_of_pieces() if isinstance(model, ShardedOptimizer) else contextlib.nullcontext():
         optimizer.step()
+
+
+def share_weights(model: nn.Module) -> None:
+    """Under ZeRO-1, give every rank what the others updated. Under FSDP the next forward pass gathers it."""
+    if isinstance(model, ShardedOptimizer):
+        model.share_weights()
 
 
 def bare(model: nn.Module) -> nn.Module:

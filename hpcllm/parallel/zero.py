@@ -24,7 +24,7 @@ _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_t
 
 
 class ShardedOptimizer(DistributedDataParallel):
-    """DDP of a model of whose weights this rank updates `pieces` alone. An optimizer of those steps in `updating()`."""
+    """DDP of a model of whose weights this rank updates `pieces` alone; then all ranks call `share_weights`."""
 
     def __init__(self, model: nn.Module, rank: int, size: int, **options: Any) -> None:
         row = _laid_end_to_end(model, size)
@@ -35,14 +35,17 @@ class ShardedOptimizer(DistributedDataParallel):
         self.pieces = _cut(self._weights, rank * len(self._mine), self._mine)
 
     @contextmanager
-    def updating(self) -> Iterator[None]:
-        """Inside the block the pieces have their gradients; behind it every rank has the new weights of all."""
+    def gradients_of_pieces(self) -> Iterator[None]:
+        """Inside the block the pieces have their gradients, views of the model's."""
         for piece in self.pieces:
             gradient = self._weights[piece.name].grad
             piece.parameter.grad = None if gradient is None else piece.of(gradient).view_as(piece.parameter)
         yield
         for piece in self.pieces:
             piece.parameter.grad = None
+
+    def share_weights(self) -> None:
+        """Give every rank what the others updated."""
         _all_gather(self._row, self._mine)
 
 

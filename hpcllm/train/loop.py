@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from hpcllm.data.loader import StepBatches
 from hpcllm.errors import HpcllmError, Interrupted
 from hpcllm.job.spec import Train
-from hpcllm.parallel.strategy import no_sync, update
+from hpcllm.parallel.strategy import no_sync, share_weights, update
 from hpcllm.parallel.world import World
 from hpcllm.train.interrupt import StopRequest
 from hpcllm.train.metrics import Metrics, StepClock, StepFigures
@@ -67,6 +67,8 @@ def train(
         clock.gradients_averaged()
         gradient_norm = clip(model, settings.optimizer.clip_norm)
         update(model, optimizer)
+        with clock.communication():
+            share_weights(model)
         model.zero_grad()
 
         # The only time in a step that the host waits for the device, and the only word between ranks besides gradients.

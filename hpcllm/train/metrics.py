@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp._fully_shard._fsdp_collectives import DefaultAllGather, DefaultReduceScatter
 
 from hpcllm.parallel.world import World
 from hpcllm.progress import ProgressLines
 from hpcllm.run_directory import Run, append_jsonl
+
+Timing = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -82,15 +86,31 @@ class StepClock:
 
     Exposed communication begins when the last gradient of the backward pass is ready: what follows, until the averages
     are there, is waiting for other ranks alone. On a GPU that moment is the host's, which runs ahead of the device, and
-    the figure is a lower bound.
+    the figure is a lower bound. FSDP's collectives are waited for one by one on CPUs, and each is timed; on a GPU they
+    are not seen.
     """
 
     def __init__(self, model: nn.Module, world: World) -> None:
         self._communicates = world.size > 1
-        self._last_gradient_s = 0.0
+        self._last_gradient_s: float | None = None
         self.restart()
         for parameter in model.parameters():
             parameter.register_post_accumulate_grad_hook(self._note_gradient)  # type: ignore[no-untyped-call]
+        for module in model.modules():
+            if isinstance(module, FSDPModule) and parameter.device.type == "cpu":
+                self._time_collectives(module)
+
+    def _time_collectives(self, module: FSDPModule) -> None:
+        """Gather, reduce-scatter, and HSDP's all-reduce, of which torch tells only when it is done."""
+        gather: Any = _Timed(DefaultAllGather(), self.communication)
+        reduce_scatter: Any = _Timed(DefaultReduceScatter(), self.communication)
+
+        def note_all_reduced(_gradients: torch.Tensor) -> None:
+            self.communication_s += time.perf_counter() - reduce_scatter.end_s
+
+        module.set_custom_all_gather(gather)
+        module.set_custom_reduce_scatter(reduce_scatter)
+        module.set_all_reduce_hook(note_all_reduced)
 
     def restart(self) -> None:
         """A step begins."""
@@ -112,8 +132,9 @@ class StepClock:
         self.communication_s += (time.perf_counter() - start_s) * self._communicates
 
     def gradients_averaged(self) -> None:
-        """The backward pass is over."""
-        self.communication_s += (time.perf_counter() - self._last_gradient_s) * self._communicates
+        """The backward pass is over. FSDP's gradients pass no hook of ours."""
+        if self._last_gradient_s is not None:
+            self.communication_s += (time.perf_counter() - self._last_gradient_s) * self._communicates
 
     @property
     def step_s(self) -> float:
@@ -122,6 +143,21 @@ class StepClock:
 
     def _note_gradient(self, _parameter: torch.Tensor) -> None:
         self._last_gradient_s = time.perf_counter()
+
+
+class _Timed:
+    """A collective of FSDP whose time is taken: it can be called and allocates its buffers, as torch asks of one."""
+
+    def __init__(self, collective: DefaultAllGather | DefaultReduceScatter, timing: Timing) -> None:
+        self._collective, self._timing = collective, timing
+        self.end_s = 0.0
+        self.allocate = collective.allocate
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self._timing():
+            work = self._collective(*args, **kwargs)
+        self.end_s = time.perf_counter()
+        return work
 
 
 def memory_peak_bytes() -> int:

@@ -7,32 +7,44 @@ from pathlib import Path
 import pytest
 from tiny_runs import latest_losses, moved, tiny_job, tiny_run, train_here, trained
 
+from hpcllm.run_directory import Run, read_jsonl
+
 pytestmark = pytest.mark.mpi
 
 STRATEGIES = ("ddp", "zero1", "fsdp", "hsdp")
-SHORT = {"steps": 6, "global_batch": 8, "validate_every_steps": 3, "checkpoint": {"every_steps": 3, "keep": 2}}
+SHORT = {"steps": 4, "global_batch": 8, "validate_every_steps": 2, "checkpoint": {"every_steps": 2, "keep": 2}}
 
 
 def test_every_strategy_trains_as_one_process_and_goes_on_from_any_other(tmp_path: Path) -> None:
     job = tiny_job(tmp_path, **SHORT)
     one = tiny_run(tmp_path / "one", job)
-    accumulating = {name: tiny_run(tmp_path / name, job, 4, 1, strategy=name) for name in STRATEGIES}
+    whole = {name: tiny_run(tmp_path / name, job, 4, micro_batch=1, strategy=name) for name in STRATEGIES}
     train_here(one)
 
-    said = trained(*accumulating.values())
-    again = [moved(run, tmp_path / f"{name}-again", 3, 4, name) for name, run in accumulating.items()]
-    trained(*again)
+    said = trained(*whole.values())
+    again = {name: moved(run, tmp_path / f"{name}-again", 2, 4, name) for name, run in whole.items()}
+    tight = [
+        tiny_run(tmp_path / f"{name}-tight", job, 4, micro_batch=1, strategy=name, whole_gradients=False)
+        for name in ("fsdp", "hsdp")
+    ]
+    trained(*again.values(), *tight)
     on_two = [
-        moved(accumulating[name], tmp_path / f"{name}-on-two", 3, 2, following)
+        moved(whole[name], tmp_path / f"{name}-on-two", 2, 2, following)
         for name, following in zip(STRATEGIES, STRATEGIES[1:] + STRATEGIES[:1], strict=True)
     ]
     trained(*on_two)
 
     assert all(f"train: {name}, fp32" in said for name in STRATEGIES)
-    for run in (*accumulating.values(), *on_two):
+    for run in (*whole.values(), *tight, *on_two):
         assert latest_losses(run) == pytest.approx(latest_losses(one), rel=1e-5)
         assert latest_losses(run, "validation") == pytest.approx(latest_losses(one, "validation"), rel=1e-5)
-    for resumed, whole in zip(again, accumulating.values(), strict=True):
-        assert latest_losses(resumed) == latest_losses(whole)
-        for file in ("model.safetensors", "optimizer.safetensors"):
-            assert (resumed.checkpoint(6) / file).read_bytes() == (whole.checkpoint(6) / file).read_bytes()
+    for name, run in whole.items():
+        assert latest_losses(again[name]) == latest_losses(run)
+        assert _saved(again[name], 4) == _saved(run, 4)
+        seconds = read_jsonl(run.metrics_jsonl("train"))[-1]
+        assert 0 < seconds["communication_s"] < seconds["step_s"]
+
+
+def _saved(run: Run, step: int) -> list[bytes]:
+    """Weights and optimizer, to the bit."""
+    return [(run.checkpoint(step) / name).read_bytes() for name in ("model.safetensors", "optimizer.safetensors")]
