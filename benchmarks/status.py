@@ -4,7 +4,7 @@
 
 Each pair is one query of ours and one of the peer's for the same jobs, next to each other; a ratio is the median over
 the pairs, and above 1 ours is faster. The queries are counted by wrappers first on PATH: one a source, whatever the
-number of jobs. The third row is the whole command, with its start.
+number of jobs. Two more rows are the whole command with its start, of one run and of a sweep of as many runs.
 """
 
 from __future__ import annotations
@@ -66,17 +66,21 @@ def measured(folder: Path, num_jobs: int, pairs: int) -> list[dict[str, object]]
         "squeue": lambda: subprocess.run(squeue, check=True, stdout=subprocess.DEVNULL),
     }
     rows = [against(f"{num_jobs} jobs", peer, lambda: query(ids), call, pairs) for peer, call in peers.items()]
-    return [*rows, whole_command(submitted_run(folder, ids), pairs), queries(folder, lambda: query(ids), num_jobs)]
+    whole = [
+        whole_command("a DAG of 7 stages", submitted_run(folder, ids), pairs),
+        whole_command(f"a sweep of {num_jobs} runs", submitted_sweep(folder, ids), pairs),
+    ]
+    return [*rows, *whole, queries(folder, lambda: query(ids), num_jobs)]
 
 
-def whole_command(run: Path, pairs: int) -> dict[str, object]:
+def whole_command(what: str, run: Path, pairs: int) -> dict[str, object]:
     """`hpcllm status` from its start to its end, against the bar."""
     command = [sys.executable, "-m", "hpcllm", "status", str(run)]
     our_s = median(
         seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)) for _ in range(pairs)
     )
     bar = {"peer": "the bar", "theirs": BAR_S, "ratio": BAR_S / our_s}
-    return {"case": "hpcllm status, a DAG of 7 stages", "ours": our_s, "unit": "s", **bar}
+    return {"case": f"hpcllm status, {what}", "ours": our_s, "unit": "s", **bar}
 
 
 def queries(folder: Path, ask: Callable[[], object], num_jobs: int) -> dict[str, object]:
@@ -121,6 +125,23 @@ def submitted_run(folder: Path, ids: list[str]) -> Path:
     stages = ("tokenizer", "shard", "train", "evaluate", "compress", "evaluate-compressed", "gather")
     write_json(run.jobs_json, {stage: [job_id] for stage, job_id in zip(stages, [*ids[:4], *ids[-3:]], strict=True)})
     return run.root
+
+
+def submitted_sweep(folder: Path, ids: list[str]) -> Path:
+    """A sweep of a command, a job of the queue for each of its runs."""
+    from hpcllm.launch.sweep import Sweep
+    from hpcllm.run_directory import write_json
+
+    job, out = folder / "job.yaml", folder / "sweep"
+    values = ", ".join(f"'{i}'" for i in range(len(ids)))
+    job.write_text(
+        f"name: many\nstages: [{{name: say, command: ['true']}}]\nsweep: {{environment.NUMBER: [{values}]}}\n"
+    )
+    words = ["render", str(job), "--cluster", "slurm-lab", "--out", str(out)]
+    subprocess.run([sys.executable, "-m", "hpcllm", *words], check=True, capture_output=True)
+    for run, job_id in zip(Sweep.open(out).runs, ids, strict=True):
+        write_json(run.jobs_json, {"say": [job_id]})
+    return out
 
 
 def against(
