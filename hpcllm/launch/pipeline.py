@@ -56,11 +56,14 @@ class Stage:
     @property
     def elements(self) -> tuple[Stage, ...]:
         """The elements of an array; of any other stage itself."""
-        makes = () if self.merge else self.makes  # what is merged is there only when all are done
         return tuple(
-            replace(self, element=i, options={**self.options, **own}, array=(), merge="", makes=makes)
+            replace(self, element=i, options={**self.options, **own}, makes=self._makes(own), array=(), merge="")
             for i, own in enumerate(self.array)
         ) or (self,)
+
+    def _makes(self, own: Mapping[str, str]) -> tuple[str, ...]:
+        """What is merged is there when all are done; checkpoints before the last are of steps that nobody knows yet."""
+        return () if self.merge or own.get("checkpoint", "0") != "0" else self.makes
 
 
 PIPELINE = (
