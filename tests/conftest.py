@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import pytest
 
 from hpcllm.run_directory import FORMAT, Run, write_json
+
+# Ranks of a test share a few cores, and threads that spin while they wait would take them from those that work.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 MODEL = {"layers": 2, "width": 32, "heads": 2, "feed_forward": 64, "context": 32}
 

@@ -107,10 +107,14 @@ def test_an_interface_that_does_not_exist_is_named_with_the_variable_and_the_nod
     assert own_profile.read_text() == before
 
 
+def name_an_interface_that_is_not_there(profile: Path) -> None:
+    profile.write_text(profile.read_text().replace("environment:\n", "environment:\n  GLOO_SOCKET_IFNAME: bond9\n"))
+
+
 def test_a_variable_of_gloo_that_names_none_is_a_verdict_beside_the_figures(
     lab: Lab, own_profile: Path, tmp_path: Path
 ) -> None:
-    own_profile.write_text(own_profile.read_text() + "\nenvironment: {GLOO_SOCKET_IFNAME: bond9}\n")
+    name_an_interface_that_is_not_there(own_profile)
     run = probe(own_profile, tmp_path / "run", nodes=2)
 
     probed = lab.hpcllm("profile", "probe", own_profile, "--out", run.root, "--json")
@@ -127,7 +131,7 @@ def test_a_variable_of_gloo_that_names_none_is_a_verdict_beside_the_figures(
 def test_a_training_does_not_start_over_an_interface_that_does_not_exist(
     lab: Lab, own_profile: Path, tmp_path: Path
 ) -> None:
-    own_profile.write_text(own_profile.read_text() + "\nenvironment: {GLOO_SOCKET_IFNAME: bond9}\n")
+    name_an_interface_that_is_not_there(own_profile)
     words = ["submit", "--cluster", own_profile, "--nodes", "2", "--ranks-per-node", "1", "--time", "2m"]
 
     submitted = lab.hpcllm(*words, "--out", tmp_path / "run", "--", "touch", "started", cwd=tmp_path)
