@@ -24,18 +24,28 @@ if TYPE_CHECKING:
 JobT = TypeVar("JobT", bound="AnyJob")
 
 
-def with_queue(profile: Profile, job: JobT, user: User, out: Path) -> tuple[JobT, tuple[Queue, ...]]:
+def with_queue(
+    profile: Profile, job: JobT, user: User, out: Path, chosen: dict[str, tuple[Queue, ...]] | None = None
+) -> tuple[JobT, tuple[Queue, ...]]:
     """The job with the best queue as its own, and what it was chosen from; a run that is there already keeps its own.
 
     Without anything to choose, or where nothing can run it, the job stays as it is: rendering says what is in the way.
+    `chosen`: what other runs of a sweep were given, by what they ask for. The same is not asked of Slurm again, and
+    runs in one queue stay one array.
     """
-    from hpcllm.launch.submission.choose import choose, kept, on_queue
+    from hpcllm.launch.submission.choose import choose, kept, on_queue, same
     from hpcllm.run_directory import Run
 
-    run = Run(out.absolute())
-    queues = kept(run) if run.resolved_json.exists() else choose(profile, job, user)
+    run, asked = Run(out.absolute()), f"{job.resources!r} {job.slurm!r}"
+    if run.resolved_json.exists():
+        queues = kept(run)
+    else:
+        before = chosen.get(asked) if chosen else None
+        queues = (same(profile, job, user, before) if before else None) or choose(profile, job, user)
     if not queues or queues[0].refusal or (len(queues) == 1 and not queues[0].is_cut):
         return job, ()
+    if chosen is not None:
+        chosen.setdefault(asked, queues)
     return on_queue(job, queues[0]), queues
 
 
@@ -56,7 +66,7 @@ def submit_run(run: Run) -> None:
 
     say_queues(run)
     _say_where(run)
-    _say_restarts(run)
+    say_restarts(run)
     for stage, job_id in submit(run, say=say_warning).items():
         print(f"{stage:24} {job_id}")
     print(f"follow  hpcllm watch {shlex.quote(str(run.root))}")
@@ -69,7 +79,7 @@ def say_dry(run: Run) -> None:
 
     say_queues(run)
     _say_where(run)
-    _say_restarts(run)
+    say_restarts(run)
     tokens = commands(run)
     found = say_checks(lambda: check(run))
     for stage, lines in tokens.items():
@@ -119,7 +129,7 @@ def _say_where(run: Run) -> None:
         print(f"code     frozen in {where}, where new files land (--no-freeze: starts here, and sees later edits)")
 
 
-def _say_restarts(run: Run) -> None:
+def say_restarts(run: Run) -> None:
     """What interrupts a program of the user's starts it again, which is not what one without checkpoints wants."""
     from hpcllm.cluster.profile import frozen_profile
     from hpcllm.job.spec import CommandJob, frozen_any_job

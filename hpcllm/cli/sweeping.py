@@ -16,6 +16,7 @@ from hpcllm.errors import DoesNotFit, UserError
 if TYPE_CHECKING:
     from hpcllm.cluster.profile import Profile
     from hpcllm.job.sweep import Point
+    from hpcllm.launch.submission.choose import Queue
     from hpcllm.launch.submission.sweep_batches import Batch
     from hpcllm.launch.sweep import Sweep
     from hpcllm.report.summary import RunSummary
@@ -37,10 +38,12 @@ def holds_one(folder: Path) -> bool:
     return sweep.is_sweep(folder)
 
 
-def rendered_sweep(arguments: argparse.Namespace, cluster: tuple[Profile, Path | None] | None = None) -> Sweep:
+def rendered_sweep(
+    arguments: argparse.Namespace, cluster: tuple[Profile, Path | None] | None = None, choosing: bool = False
+) -> Sweep:
     """The sweep of the job file, rendered; or the one whose folder is given. Raises what rendering a run raises.
 
-    `cluster` is a profile and its file, where it is not what --cluster means.
+    `cluster` is a profile and its file, where it is not what --cluster means; `choosing` the queues by Slurm.
     """
     from hpcllm.cli.launching import check_nothing_beside
     from hpcllm.job.sweep import points
@@ -55,20 +58,23 @@ def rendered_sweep(arguments: argparse.Namespace, cluster: tuple[Profile, Path |
     sweep = Sweep(out_of(arguments, name).absolute(), name, tuple(point.values for point in found))
     sweep.write()
     runs = sweep.runs
+    chosen: dict[str, tuple[Queue, ...]] | None = {} if choosing else None
     for i, point in enumerate(found):
-        _render(arguments, point, cluster, runs[i], runs[0] if i else None)
+        _render(arguments, point, cluster, runs[i], runs[0] if i else None, chosen)
     share(runs)
     return sweep
 
 
 def submit(arguments: argparse.Namespace) -> None:
     """Submit what is missing of a sweep, and say the ids; or what would be submitted."""
-    from hpcllm.cli.submitting import removed_afterwards, say_warning
+    from hpcllm.cli.submitting import removed_afterwards, say_queues, say_restarts, say_warning
     from hpcllm.launch.submission.sweep_submit import submit_sweep
     from hpcllm.run_directory import Run
 
     new_parent, kept = not RUNS.exists(), arguments.job.is_dir() or arguments.out
-    sweep = rendered_sweep(arguments)
+    sweep = rendered_sweep(arguments, choosing=True)
+    say_queues(sweep.runs[0])
+    say_restarts(sweep.runs[0])
     if arguments.dry_run:
         with nullcontext() if kept else removed_afterwards(Run(sweep.root), new_parent):
             _say_dry(sweep)
@@ -205,21 +211,34 @@ def _grid(path: Path) -> object:
 
 
 def _render(
-    arguments: argparse.Namespace, point: Point, found: tuple[Profile, Path | None], run: Run, beside: Run | None
+    arguments: argparse.Namespace,
+    point: Point,
+    found: tuple[Profile, Path | None],
+    run: Run,
+    beside: Run | None,
+    chosen: dict[str, tuple[Queue, ...]] | None,
 ) -> None:
+    """One of its runs. `chosen`: the queues so far, where one is to be chosen."""
     from hpcllm.cli.launching import with_resources
+    from hpcllm.cli.submitting import say_programs, with_queue
     from hpcllm.cluster.user import load_user
     from hpcllm.job.spec import Job, absolute
     from hpcllm.launch.render import render
+    from hpcllm.launch.submission.choose import keep
     from hpcllm.plan.search import search
 
     profile, profile_path = found
-    cwd = arguments.job.absolute().parent
+    cwd, user = arguments.job.absolute().parent, load_user()
     job, plan = absolute(with_resources(point.job, arguments), cwd), None
+    if beside is None:
+        say_programs(profile, job, cwd)
+    job, queues = (job, ()) if chosen is None else with_queue(profile, job, user, run.root, chosen)
     if isinstance(job, Job):
-        plan = search(profile, job, user=load_user())
+        plan = search(profile, job, user=user)
         if not plan.fits:
             limits = "; ".join(plan.limits)
             raise DoesNotFit(f"{arguments.job}: {point.label} does not fit {profile.name}: {limits}")
     print(f"{run.root.name} {point.label}", file=sys.stderr)
     render(profile, profile_path, job, None, plan, run.root, cwd=cwd, beside=beside)
+    if queues:
+        keep(run, queues)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from shipped_jobs import demo, described
 
+from hpcllm.cli.submitting import with_queue
 from hpcllm.cluster.profile import Profile, load_profile, shipped_profiles
 from hpcllm.cluster.user import NOBODY
 from hpcllm.errors import UserError
@@ -206,3 +207,44 @@ def test_in_the_lab_nobody_takes_the_urgent_queue_unasked(fake_slurm: Fake) -> N
 )
 def test_the_start_is_read_in_each_of_slurms_ways(said: str, start_s: float | None) -> None:
     assert start_in(said) == start_s
+
+
+def test_runs_of_a_sweep_that_ask_for_the_same_go_to_one_queue_and_slurm_is_asked_once(
+    fake_slurm: Fake, tmp_path: Path
+) -> None:
+    calls = starting(fake_slurm, slow=7200, quick=60)
+    profile = cluster({"slow": {"node_type": "cpu", "default": True}, "quick": {"node_type": "cpu"}})
+    chosen: dict[str, tuple[Queue, ...]] = {}
+
+    jobs = [
+        with_queue(profile, job, NOBODY, tmp_path / str(i), chosen)[0]
+        for i, job in enumerate([command(), command(nodes=2), command()])
+    ]
+
+    assert [job.slurm.partition for job in jobs] == ["quick"] * 3
+    assert len(calls.read_text().splitlines()) == 2 * 2  # two partitions, for each of the two that differ
+
+
+def test_a_run_of_a_sweep_that_cannot_run_in_the_others_queue_has_its_own(fake_slurm: Fake, tmp_path: Path) -> None:
+    starting(fake_slurm, slow=7200, quick=60)
+    profile = cluster({"slow": {"node_type": "cpu", "default": True}, "quick": {"node_type": "cpu"}})
+    asked = f"{command().resources!r} {command().slurm!r}"
+    chosen = {asked: (Queue("gone"),)}
+    gone = profile.scheduler.partitions["slow"].model_copy(update={"max_nodes": 1, "min_nodes": 2})
+    partitions = {**profile.scheduler.partitions, "gone": gone}
+    profile = profile.model_copy(update={"scheduler": profile.scheduler.model_copy(update={"partitions": partitions})})
+
+    assert with_queue(profile, command(), NOBODY, tmp_path / "run", chosen)[0].slurm.partition == "quick"
+
+
+def test_a_chain_is_compared_by_the_time_of_all_its_jobs(fake_slurm: Fake) -> None:
+    starting(fake_slurm, short=0, long=600)
+    short, long = {"node_type": "cpu", "max_time": "1h"}, {"node_type": "cpu", "max_time": "8h"}
+    profile = cluster({"short": {**short, "default": True}, "long": long}, requeue=False)
+    job = command(time="2h")
+    job = job.model_copy(update={"slurm": job.slurm.model_copy(update={"chained_jobs": 3})})
+
+    best, other = choose(profile, job, NOBODY)
+
+    assert (best.partition, best.jobs, best.work_s) == ("long", 3, 6 * 3600)
+    assert on_queue(job, other).slurm.chained_jobs == 6  # as many as the work needs where each may have an hour

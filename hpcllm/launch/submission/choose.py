@@ -100,12 +100,18 @@ def choose(profile: Profile, job: AnyJob, user: User, oversubscribe: bool = Fals
     return (*found, *(trial.queue for trial in trials if trial.queue.refusal))
 
 
+def same(profile: Profile, job: AnyJob, user: User, queues: Sequence[Queue]) -> tuple[Queue, ...] | None:
+    """A choice for another job that asks for the same, as the next run of a sweep; None where it cannot run there."""
+    best = _trial(profile, job, Queue(queues[0].partition, queues[0].qos), user, False).queue
+    return None if best.refusal else (replace(best, start_s=queues[0].start_s), *queues[1:])
+
+
 def on_queue(job: AnyJobT, queue: Queue) -> AnyJobT:
     """The job with a queue as its own."""
     slurm_update = {
         "partition": queue.partition,
         "qos": queue.qos or job.slurm.qos,
-        "chained_jobs": job.slurm.chained_jobs or (queue.jobs if queue.is_cut else None),
+        "chained_jobs": queue.jobs if queue.is_cut else job.slurm.chained_jobs,
     }
     update = {
         "resources": job.resources.model_copy(update={"time_s": queue.time_s}),
@@ -171,7 +177,8 @@ def _trial(profile: Profile, job: AnyJob, queue: Queue, user: User, oversubscrib
 def _described(profile: Profile, job: AnyJob, queue: Queue, place: Layout, plan: Plan | None) -> Queue:
     partition = profile.scheduler.partitions[queue.partition]
     qos = profile.scheduler.qos.get(queue.qos or job.slurm.qos or partition.qos or "")
-    work_s = (plan.total_s if plan else None) or job.resources.time_s
+    chained = 1 if profile.scheduler.requeue else job.slurm.chained_jobs or 1
+    work_s = (plan.total_s if plan else None) or job.resources.time_s * chained
     jobs = max(1, -int(-work_s // queue.time_s))
     said = " ".join([queue.partition, partition.description, *([queue.qos or "", qos.description] if qos else [])])
     return replace(
