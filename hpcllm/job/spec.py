@@ -171,6 +171,9 @@ class Train(Record):
     strategy: Literal["auto", "ddp", "zero1", "fsdp", "hsdp"] = "auto"
     """What the ranks share: nothing (ddp), the optimizer's state (zero1), everything (fsdp), everything inside a node
     (hsdp); auto: the plan takes the one that fits and exchanges least."""
+    gradient_compression: Literal["none", "bf16", "bf16-feedback"] = "none"
+    """How gradients travel between ranks, under ddp and zero1: in fp32; in bf16; or in bf16 with what a step's rounding
+    loses sent in a later one (error feedback)."""
     optimizer: Optimizer = Optimizer()
     """How gradients change the weights."""
     schedule: Schedule = Schedule()
@@ -187,6 +190,14 @@ class Train(Record):
     """Steps between looks at the validation part."""
     log_every_steps: Positive = 10
     """Steps between lines of the log; metrics have every step."""
+
+    def contradictions(self) -> Iterable[tuple[FieldPath, str]]:
+        """Sharded gradients, which go another way than the compressed ones."""
+        if self.gradient_compression != "none" and self.strategy in ("fsdp", "hsdp"):
+            yield (
+                ("gradient_compression",),
+                f"found {self.gradient_compression} with strategy {self.strategy}; it goes with auto, ddp and zero1",
+            )
 
 
 # ---- evaluation and deployment ---------------------------------------------------------------------------------------

@@ -20,6 +20,11 @@ CUDA_CONTEXT_BYTES = 1 * GIB  # assumption, between 0.5 and 2 GiB on the systems
 CPU_PROCESS_BYTES = round(0.35 * GIB)  # assumption: the interpreter with torch and MPI loaded
 PIECE_LOGITS = 2**24  # as in train/objective.py: so many logits are in fp32 at a time
 PREFIX = "memory_per_gpu_bytes."
+_GRADIENT_BYTES = {
+    "none": (4, "4·N: fp32"),
+    "bf16": (6, "(4 + 2)·N: fp32, and as they travel"),
+    "bf16-feedback": (10, "(4 + 2 + 4)·N: fp32, as they travel, and what was lost of them"),
+}
 
 
 def figures(job: Job, ranks: Ranks, spread: Spread) -> list[Figure]:
@@ -81,7 +86,7 @@ def gradients(job: Job, ranks: Ranks, spread: Spread) -> Figure:
     """
     n = shards(spread.strategy, ranks)
     if n == 1:
-        return _per_parameter("gradients", job, 4, "4·N: fp32")
+        return _per_parameter("gradients", job, *_GRADIENT_BYTES[job.train.gradient_compression])
     accumulates = spread.whole_gradients and accumulation(job, ranks, spread.micro_batch) > 1
     whole = "4·N: micro-batches add up whole" if accumulates else "4·N/n"
     return Figure.of(

@@ -33,8 +33,8 @@ def figures(profile: Profile, job: Job, ranks: Ranks, spread: Spread) -> list[Fi
     multiply, launch = multiply_s(job, ranks, speed), launch_s(job, ranks, accumulation)
     compute = compute_s(multiply, launch)
     inside, across = inside_node_s(job, ranks), across_nodes_s(profile, job, ranks)
-    communication = communication_s(inside, across, spread, accumulation, in_bf16(job, ranks))
-    exposed = exposed_communication_s(compute, communication, ranks, spread.strategy, accumulation)
+    communication = communication_s(job, ranks, inside, across, spread, accumulation)
+    exposed = exposed_communication_s(job, ranks, compute, communication, spread.strategy, accumulation)
     data = data_s(profile, job)
     step = total_s(compute, exposed, data)
     rate = tokens_per_s(job, step)
@@ -150,17 +150,20 @@ def _beyond_a_switch(fabric: Fabric, key: str, nodes: int) -> str:
     return f"; beyond {size} {share:.0%} of the nodes' rate gets through ({key}.oversubscription), which is left out"
 
 
-def communication_s(inside: Figure, across: Figure, spread: Spread, accumulation: int, bf16: bool) -> Figure:
+def communication_s(
+    job: Job, ranks: Ranks, inside: Figure, across: Figure, spread: Spread, accumulation: int
+) -> Figure:
     """What the ranks exchange in a step, in all-reduces of the gradients inside the nodes and across them.
 
-    A gather or a reduce-scatter is half of one. ZeRO-1 gathers what the ranks updated. FSDP gathers the weights for
+    A gather or a reduce-scatter is half of one. ZeRO-1 gathers what the ranks updated, in fp32, which is as much as a
+    whole all-reduce of compressed gradients. FSDP gathers the weights for
     the forward and the backward pass of each micro-batch, and reduce-scatters gradients once, or with each; HSDP does
     so inside the nodes, and all-reduces across them once.
     """
-    gathers = accumulation * (0.5 if bf16 else 1.0)
+    gathers = accumulation * (0.5 if in_bf16(job, ranks) else 1.0)
     scatters = 0.5 if spread.whole_gradients else 0.5 * accumulation
-    sharded = gathers + scatters
-    times = {"ddp": (1.0, 1.0), "zero1": (1.5, 1.5), "hsdp": (sharded, 1.0), "fsdp": (sharded, sharded)}
+    sharded, updated = gathers + scatters, 2.0 if _is_compressed(job) else 1.5
+    times = {"ddp": (1.0, 1.0), "zero1": (updated, updated), "hsdp": (sharded, 1.0), "fsdp": (sharded, sharded)}
     inside_times, across_times = times[spread.strategy]
     simple = spread.strategy == "ddp"
     return Figure.of(
@@ -176,7 +179,7 @@ def communication_s(inside: Figure, across: Figure, spread: Spread, accumulation
 
 
 def exposed_communication_s(
-    compute: Figure, communication: Figure, ranks: Ranks, strategy: str, accumulation: int
+    job: Job, ranks: Ranks, compute: Figure, communication: Figure, strategy: str, accumulation: int
 ) -> Figure:
     """What computing does not hide: of DDP's all-reduce the last backward does, of FSDP's gathers every pass."""
     name = "step.exposed_communication_s"
@@ -191,11 +194,17 @@ def exposed_communication_s(
     if strategy == "zero1":
         return Figure.of(
             name, "s",
-            "max(0, ⅔·communication_s − backward_share·compute_s / gradient_accumulation) + ⅓·communication_s",
-            {**both, "backward_share": BACKWARD_SHARE, "gradient_accumulation": accumulation},
-            lambda comm, compute, share, micro_batches:
-                max(0.0, 2 / 3 * comm - share * compute / micro_batches) + comm / 3,
-            "the all-reduce as DDP's; the gather of the new weights, a third, comes behind the update",
+            "max(0, (1 − gathered)·communication_s − backward_share·compute_s / gradient_accumulation)"
+            " + gathered·communication_s",
+            {
+                **both,
+                "backward_share": BACKWARD_SHARE,
+                "gradient_accumulation": accumulation,
+                "gathered": 1 / 2 if _is_compressed(job) else 1 / 3,
+            },
+            lambda comm, compute, share, micro_batches, gathered:
+                max(0.0, (1 - gathered) * comm - share * compute / micro_batches) + gathered * comm,
+            "the all-reduce as DDP's; the gather of the new weights comes behind the update",
         )  # fmt: skip
     return Figure.of(
         "step.exposed_communication_s", "s",
@@ -271,8 +280,13 @@ def _gpu(ranks: Ranks) -> str:
     return ranks.key("gpus.model")
 
 
+def _is_compressed(job: Job) -> bool:
+    return job.train.gradient_compression != "none"
+
+
 def _gradient_bytes(job: Job) -> float:
-    return 4.0 * job.model.parameters(job.data.tokenizer.most_tokens)
+    """As they travel: in fp32, or in bf16 where they are compressed."""
+    return (2.0 if _is_compressed(job) else 4.0) * job.model.parameters(job.data.tokenizer.most_tokens)
 
 
 def _link(ranks: Ranks) -> float | None:

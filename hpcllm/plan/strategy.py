@@ -36,6 +36,8 @@ def possible(job: Job, ranks: Ranks) -> list[str]:
         return [job.train.strategy]
     if ranks.world_size == 1:
         return ["ddp"]
+    if job.train.gradient_compression != "none":
+        return ["ddp", "zero1"]
     return [name for name in ORDER if name != "hsdp" or (ranks.nodes > 1 and ranks.per_node > 1)]
 
 

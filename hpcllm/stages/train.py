@@ -14,6 +14,7 @@ from hpcllm.data.staging import staged
 from hpcllm.errors import Interrupted
 from hpcllm.job.spec import Job, frozen_job
 from hpcllm.launch.pipeline import Stage
+from hpcllm.parallel.compression import compress_gradients
 from hpcllm.parallel.strategy import bare, data_parallel, torch_process_group
 from hpcllm.parallel.world import World
 from hpcllm.plan.plan import Plan, read_plan
@@ -68,6 +69,7 @@ def _train(run: Run, job: Job, plan: Plan, world: World, metrics: Metrics, stop:
 
     # Spread the model, and only then make the optimizer: it updates what this rank holds.
     model = data_parallel(whole, world, plan.strategy, chosen.precision)
+    compress_gradients(model, job.train.gradient_compression)
     optimizer = adamw(model, job.train.optimizer, world)
     if found is not None:
         checkpoint.load_optimizer(run, model, optimizer, found, world)
