@@ -2,8 +2,9 @@
 
     python benchmarks/contract.py [RANKS]          4 by default, on this machine; the bar is 2 s after the imports
 
-Each of the starts is a fresh mpirun. `contract_s` is what the slowest rank waits for it, without imports and the start of
-MPI (`mpi_start_s`); `cpu_s` is what one rank computes for both. With more ranks than cores they wait for their turn.
+`contract_s` is what the slowest rank waits for it, without imports and the start of MPI (`mpi_start_s`); `cpu_s` is
+what one rank computes for both. Each start is a fresh mpirun; more ranks than cores wait for their turn.
+"""
 
 from __future__ import annotations
 
