@@ -280,3 +280,83 @@ def test_a_damaged_record_is_said_and_nothing_starts(run: Run, program: Program)
         run_stage(run, "tokenizer")
 
     assert calls == []
+
+
+# ---- arrays ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shared(run: Run, program: Program, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """shared(failing=1): the shards are three elements that only note their share, of which one fails; the notes."""
+    change(run, "data", shard_jobs=3)
+    monkeypatch.setattr("hpcllm.parallel.stage.start_mpi", lambda _: World.alone())
+    monkeypatch.setattr("hpcllm.parallel.stage._check_ranks", lambda *_: None)
+    program()
+    run_stage(run, "tokenizer")
+
+    def install(failing: int | None = None) -> list[str]:
+        notes: list[str] = []
+
+        def main(run: Run, stage: Any, world: World) -> None:
+            if stage.element == failing:
+                raise HpcllmError("no luck")
+            notes.append(stage.options["share"])
+
+        def merge(run: Run) -> None:
+            notes.append("merge")
+            write_json(run.index_json, {})
+
+        module = ModuleType("hpcllm.stages.shard")
+        module.main, module.merge = main, merge  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "hpcllm.stages.shard", module)
+        return notes
+
+    return install
+
+
+def test_each_job_does_its_part_and_the_last_puts_them_together(run: Run, shared: Callable[..., list[str]]) -> None:
+    notes = shared()
+
+    for part in ("2/3", "0/3", "1/3", "1/3"):
+        run_stage(run, "shard", part)
+
+    assert notes == ["2/3", "0/3", "1/3", "merge"]
+    assert read_json(run.state_json("20-shard_2"))["part"] == "2/3"
+    assert not run.state_json("20-shard").exists()
+
+
+def test_one_job_does_all_elements_and_only_what_failed_again(run: Run, shared: Callable[..., list[str]]) -> None:
+    notes = shared(failing=1)
+    with pytest.raises(HpcllmError, match="no luck"):
+        run_stage(run, "shard")
+    assert notes == ["0/3"]
+
+    notes = shared()
+    run_stage(run, "shard")
+
+    assert notes == ["1/3", "2/3", "merge"]
+
+
+def test_what_is_not_put_together_is_by_the_stage_that_needs_it(
+    run: Run, shared: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[bool] = []
+    module = ModuleType("hpcllm.stages.train")
+    module.main = lambda run, stage, world: trained.append(run.index_json.exists())  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "hpcllm.stages.train", module)
+    notes = shared()
+    run_stage(run, "shard")
+    run.index_json.unlink()
+
+    run_stage(run, "train")
+
+    assert notes[-2:] == ["merge", "merge"]
+    assert trained == [True]
+
+
+def test_a_stage_behind_an_array_waits_for_all_of_it(run: Run, shared: Callable[..., list[str]]) -> None:
+    shared()
+    run_stage(run, "shard", "0/2")
+
+    with pytest.raises(UserError, match="shard is not done with what the job says now"):
+        run_stage(run, "train")

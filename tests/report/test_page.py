@@ -93,6 +93,21 @@ def test_the_verdict_says_what_the_score_is_worth(finished: Run, translated: Run
     )
 
 
+def test_several_checkpoints_are_a_curve_and_the_table_is_of_the_trained_model(unstarted: Run) -> None:
+    for model, step, value in (("step-200", 200, 31.5), ("step-400", 400, 27.25), ("trained", 600, 24.75)):
+        write_result(unstarted, model, "perplexity", value, "", step=step)
+
+    page, summary = _page(unstarted), collect(unstarted)
+
+    assert "perplexity over the checkpoints" in _text(page)
+    assert words.over_checkpoints(summary, "perplexity") == ((200, 31.5), (400, 27.25), (600, 24.75))
+    assert [found.model for found in words.scores(summary, "perplexity")] == ["trained"]
+
+
+def test_one_checkpoint_is_no_curve(finished: Run) -> None:
+    assert "over the checkpoints" not in _page(finished)
+
+
 def test_translations_stand_beside_source_and_reference(translated: Run) -> None:
     page = _page(translated)
 
