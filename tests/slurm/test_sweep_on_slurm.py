@@ -29,8 +29,8 @@ sweep: {environment.NUMBER: ['1', '2', '3']}
 # Kills who called it when Slurm has the job.
 KILLS = """\
 #!/bin/bash
-REAL "$@"
-[[ $* == *--parsable* ]] && kill -9 $PPID
+REAL "$@" || exit
+if [[ $* == *--parsable* ]]; then kill -9 $PPID; fi
 """
 
 
