@@ -137,10 +137,8 @@ def say_restarts(run: Run) -> None:
     job = frozen_any_job(run)
     most = job.slurm.max_requeues if frozen_profile(run).scheduler.requeue else 0
     if most and (job.stages or isinstance(job, CommandJob)):
-        again = f"started again when interrupted, up to {counted(most, 'time')}"
-        print(
-            f"restart  {again}: from its beginning, unless it goes on from a checkpoint of its own (--no-requeue: once)"
-        )
+        times = f"when interrupted, up to {counted(most, 'time')}"
+        print(f"restart  {times}; without checkpoints of its own it begins anew (--no-requeue: it starts once)")
 
 
 def say_warning(finding: Finding) -> None:
