@@ -24,11 +24,11 @@ the others too, which would otherwise wait for it for ever.
 from __future__ import annotations
 
 import atexit
-import queue
 import sys
 import threading
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -41,7 +41,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import DebugLevel, get_debug_level
 from torch.distributed import ReduceOp
 
-from hpcllm.parallel.mpi_buffers import REDUCTIONS, flat_rows, flat_view, spec, together
+from hpcllm.parallel.mpi_buffers import BITWISE, REDUCTIONS, flat_rows, flat_view, spec, together
 from hpcllm.parallel.mpi_paths import find_paths
 from hpcllm.parallel.mpi_waiting import Call, CollectiveMismatch, CollectiveTimeout
 from hpcllm.parallel.mpi_work import Collective, Finished, Message, Together
@@ -64,8 +64,12 @@ class MpiProcessGroup(dist.ProcessGroup):
         self._number = 0  # of collectives asked for
         self._checks = get_debug_level() == DebugLevel.DETAIL
         self._broken: Exception | None = None
-        self._asked: queue.Queue[Collective | None] = queue.Queue()
+        self._asked: deque[Collective] = deque()
+        self._wake = threading.Semaphore(0)
+        self._put_off = False
+        self._closing = False
         self._running = threading.Lock()
+        self._beside_compute = False
         self._messages: list[Message] = []
         self._together: list[dist.Work] | None = None
         self._group_name, self._group_desc = "", ""
@@ -179,7 +183,8 @@ class MpiProcessGroup(dist.ProcessGroup):
         return self.recv(tensors, MPI.ANY_SOURCE, tag)
 
     def _sent(self, request: MPI.Request, flat: Tensor, received: Tensor | None, words: str) -> dist.Work:
-        message = Message(request, flat, received, f"{words} of group {self._title}", self._timeout.total_seconds())
+        words = f"{words} of group {self._title}"
+        message = Message(request, flat, received, words, self._timeout.total_seconds(), _begin_all)
         self._messages = [other for other in self._messages if not other.is_completed()] + [message]
         return self._kept(message)
 
@@ -322,32 +327,79 @@ class MpiProcessGroup(dist.ProcessGroup):
             self._paths.network.check(words)
         return words
 
-    # Who does it.
+    # Who does it, and when.
 
     def _ask(self, name: str, opts: Any, tensors: list[Tensor], run: Callable[[], object]) -> dist.Work:
-        """A blocking call is run at once by its caller, unless others wait to be done before it; else by the thread.
+        """A blocking call is run by its caller, at once; any other by the group's thread, or by who waits for it first.
 
-        The Work is done, or raises in wait(), when it has run.
+        The Work is done, or raises in wait(), when it has run. All is run in the order in which it was asked for.
         """
         _checked(tensors, sparse=name == "all_reduce")
         self._number += 1
         call = Call(name, self._number, self._title, _timeout_s(opts, self._timeout))
-        if opts is not None and not opts.asyncOp and not self.is_busy():
+        if opts is not None and not opts.asyncOp:
             return self._kept(self._at_once(call, tensors, run))
-        collective = Collective(lambda: self._run(call, run, beside_compute=True), tensors)
-        self._asked.put(collective)
+        collective = Collective(lambda: self._run(call, run), tensors, self._lend_a_hand)
+        self._asked.append(collective)
+        if self._overlaps or not _during_backward():
+            self._wake.release()
+        elif not self._put_off:
+            self._put_off = True
+            torch.autograd.Variable._execution_engine.queue_callback(self._end_of_backward)
         return self._kept(collective)
 
+    @property
+    def _overlaps(self) -> bool:
+        """Whether anything is gained by running a collective beside the backward pass that asked for it.
+
+        Nothing is where all goes through memory and the thread has no core of its own: the same core would do both,
+        and change between them at every piece.
+        """
+        return not (self._paths.in_node and self._paths.wait.shares_its_core)
+
+    def _begin(self) -> None:
+        """Let the thread run what was put off."""
+        if self._put_off:
+            self._put_off = False
+            self._wake.release(max(1, len(self._asked)))
+
+    def _end_of_backward(self) -> None:
+        """Run what was put off: at once where this group alone has something, and no order of groups can be wrong."""
+        if any(group._asked for group in _alive if group is not self):
+            _begin_all()
+            return
+        self._put_off = False
+        while self._lend_a_hand():
+            pass
+
     def _at_once(self, call: Call, tensors: list[Tensor], run: Callable[[], object]) -> dist.Work:
+        while self._lend_a_hand():
+            pass
         try:
-            with torch.inference_mode():
-                self._run(call, run, beside_compute=False)
+            with self._running, torch.inference_mode():
+                self._run(call, run)
         except Exception as error:  # wait() raises it, as it does those of the thread
             return Finished(tensors, error)
         return Finished(tensors)
 
-    def _run(self, call: Call, run: Callable[[], object], *, beside_compute: bool) -> None:
-        with self._running, self._paths.wait.during(call, beside_compute=beside_compute):
+    def _lend_a_hand(self) -> bool:
+        """A thread that has to wait runs what is next itself. False if there is nothing."""
+        _begin_all(but=self)
+        with self._paths.wait.hurried():
+            return self._run_next(beside_compute=False)
+
+    def _run_next(self, *, beside_compute: bool) -> bool:
+        """Run what was asked for first and is not begun; False if there is nothing."""
+        with self._running:
+            if not self._asked:
+                return False
+            self._beside_compute = beside_compute
+            self._asked.popleft().start()
+            self._beside_compute = False
+        return True
+
+    def _run(self, call: Call, run: Callable[[], object]) -> None:
+        with self._paths.wait.during(call, beside_compute=self._beside_compute):
             if self._broken is not None:
                 raise RuntimeError(f"mpi4py backend: {call}: this group is broken since: {self._broken}")
             try:
@@ -367,20 +419,22 @@ class MpiProcessGroup(dist.ProcessGroup):
     def _serve(self, started: threading.Event) -> None:
         torch.set_num_threads(1)  # the other cores are computing
         started.set()
-        while (collective := self._asked.get()) is not None:
-            collective.start()
-            del collective  # or its tensors would live until the next one
-            self._asked.task_done()
+        while not self._closing:
+            self._wake.acquire()
+            self._run_next(beside_compute=True)
 
     def is_busy(self) -> bool:
         """Whether a collective was asked for and has not ended."""
-        return self._asked.unfinished_tasks > int(not self._thread.is_alive())
+        return bool(self._asked) or self._running.locked()
 
     def shutdown(self) -> None:
         """Finish what was asked for and free the communicator; all ranks of the group call it."""
         if self in _alive:
+            while self._lend_a_hand():
+                pass
             _alive.remove(self)
-            self._asked.put(None)
+            self._closing = True
+            self._wake.release()
             self._thread.join()
             if self._broken is None:  # freeing is a collective too
                 self._paths.free()
@@ -475,6 +529,18 @@ def _tag(name: str) -> int:
     return zlib.crc32(name.encode()) % 2**15
 
 
+def _during_backward() -> bool:
+    running: int = torch._C._current_graph_task_id()
+    return running != -1
+
+
+def _begin_all(but: MpiProcessGroup | None = None) -> None:
+    """Before a rank waits for anything: others may wait for what it has put off."""
+    for group in tuple(_alive):
+        if group is not but:
+            group._begin()
+
+
 def _at_exit() -> None:
     """Never let MPI_Finalize wait for ranks that wait for this one."""
     died = getattr(sys, "last_value", None) is not None  # of an exception that nobody caught
@@ -516,6 +582,8 @@ def _operation(opts: Any, tensors: list[Tensor]) -> tuple[Any, Any]:
         raise ValueError(f"mpi4py backend: found {op}; it reduces by {', '.join(known.name for known in REDUCTIONS)}")
     if op == ReduceOp.AVG:
         _floating("AVG", tensors)
+    if op in BITWISE and any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors):
+        raise ValueError(f"mpi4py backend: {op.name} of {tensors[0].dtype}; it is for integers and bool")
     return op, factor
 
 

@@ -23,6 +23,7 @@ REDUCTIONS: dict[Any, Callable[..., Tensor]] = {
     ReduceOp.BOR: torch.bitwise_or,
     ReduceOp.BXOR: torch.bitwise_xor,
 }
+BITWISE = (ReduceOp.BAND, ReduceOp.BOR, ReduceOp.BXOR)
 ADDED_IN = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 Spec = list[Any]  # what mpi4py calls a buffer specification: [memory, (counts, displacements), type]

@@ -70,8 +70,10 @@ class Wait:
         self._deadline = 0.0
         self._next_tick = 0.0
         self.crowded = cores_per_rank < 1
-        self._alone_on_core = cores_per_rank < 2
+        self.shares_its_core = cores_per_rank < 2
+        """With the thread that computes: what is done here, that one does not do."""
         self._beside_compute = False
+        self._hurried = 0
 
     @contextmanager
     def during(self, call: Call, *, beside_compute: bool) -> Iterator[None]:
@@ -84,10 +86,17 @@ class Wait:
         finally:
             self._call = None
 
+    @contextmanager
+    def hurried(self) -> Iterator[None]:
+        """Meanwhile a thread has nothing else to do than to wait for what is under way: nobody needs the core."""
+        self._hurried += 1
+        yield
+        self._hurried -= 1
+
     @property
     def patient(self) -> bool:
         """Whether to sleep rather than to spin: somebody else needs the core."""
-        return self.crowded or (self._beside_compute and self._alone_on_core)
+        return self.crowded or (self._beside_compute and self.shares_its_core and not self._hurried)
 
     def complete(self, request: MPI.Request) -> None:
         """Wait for an MPI request. Raises CollectiveTimeout."""

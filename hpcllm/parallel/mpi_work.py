@@ -21,17 +21,21 @@ from hpcllm.parallel.mpi_waiting import NAP_S, SPINS, TICK_S, CollectiveTimeout
 
 
 class Collective(dist.Work):
-    """A collective that was asked for. Its future holds the tensors, or the error."""
+    """A collective that was asked for. Its future holds the tensors, or the error.
 
-    def __init__(self, run: Callable[[], object], tensors: list[Tensor]) -> None:
+    Who waits for it lends a hand: `run_next` runs what was asked for and is not begun, False if there is nothing.
+    """
+
+    def __init__(self, run: Callable[[], object], tensors: list[Tensor], run_next: Callable[[], bool]) -> None:
         super().__init__()
         self._error: Exception | None = None
+        self._run_next = run_next
         self._asked: Future[None] = Future()
         # Only what a callback raises becomes an error of the future that C++ sees (DDP); set_exception sets a value.
         self._done = self._asked.then(lambda _: self._run(run, tensors))
 
     def start(self) -> None:
-        """Run it, in the thread that calls."""
+        """Run it to its end, in the thread that calls."""
         self._asked.set_result(None)
 
     def _run(self, run: Callable[[], object], tensors: list[Tensor]) -> list[Tensor]:
@@ -44,6 +48,8 @@ class Collective(dist.Work):
         return tensors
 
     def wait(self, timeout: timedelta | None = None) -> bool:
+        while not self._done.done() and self._run_next():
+            pass
         try:
             self._done.wait()
         except RuntimeError as error:
@@ -130,9 +136,16 @@ class Message(dist.Work):
     """A send or a receive under way. MPI drives it while anybody waits for anything."""
 
     def __init__(
-        self, request: MPI.Request, flat: Tensor, received: Tensor | None, words: str, timeout_s: float
+        self,
+        request: MPI.Request,
+        flat: Tensor,
+        received: Tensor | None,
+        words: str,
+        timeout_s: float,
+        before_waiting: Callable[[], None],
     ) -> None:
         super().__init__()
+        self._before_waiting = before_waiting
         self._request = request
         self._flat = flat  # MPI reads or writes it until the request is complete
         self._received = received
@@ -140,6 +153,7 @@ class Message(dist.Work):
         self._words, self._timeout_s = words, timeout_s
 
     def wait(self, timeout: timedelta | None = None) -> bool:
+        self._before_waiting()
         allowed_s = timeout.total_seconds() if timeout is not None and timeout > timedelta(0) else self._timeout_s
         for _ in range(SPINS):
             if self.is_completed():
