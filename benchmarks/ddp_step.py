@@ -34,8 +34,9 @@ from turns import Ratio, ratio_of, take_turns
 
 from hpcllm.job.model_spec import ModelSpec
 from hpcllm.model.build import build
-from hpcllm.parallel.strategy import BUCKET_MB, init_torch
+from hpcllm.parallel.strategy import init_torch
 from hpcllm.parallel.world import World
+from hpcllm.plan.buckets import DEFAULT_BUCKET_BYTES
 from hpcllm.train.precision import autocast
 
 VOCABULARY = 16384
@@ -114,7 +115,9 @@ def _times_s(
 
 def _data_parallel(model: nn.Module, group: dist.ProcessGroup | None) -> nn.Module:
     """As `strategy.data_parallel` does it, over any group."""
-    return DistributedDataParallel(model, process_group=group, bucket_cap_mb=BUCKET_MB, gradient_as_bucket_view=True)
+    return DistributedDataParallel(
+        model, process_group=group, bucket_cap_mb=DEFAULT_BUCKET_BYTES / 2**20, gradient_as_bucket_view=True
+    )
 
 
 def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch_BT: Tensor, precision: str) -> None:
@@ -128,7 +131,7 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, batch_BT: Tensor, 
 
 def _buckets(model: nn.Module) -> list[Tensor]:
     count = sum(parameter.numel() for parameter in model.parameters())
-    return list(torch.zeros(count).split(int(BUCKET_MB * 2**20) // 4))
+    return list(torch.zeros(count).split(DEFAULT_BUCKET_BYTES // 4))
 
 
 def _talk(buckets: list[Tensor]) -> None:

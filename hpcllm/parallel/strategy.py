@@ -32,9 +32,8 @@ from hpcllm.parallel import mpi_backend
 from hpcllm.parallel.pieces import Piece, pieces_of
 from hpcllm.parallel.world import World
 from hpcllm.parallel.zero import ShardedOptimizer
+from hpcllm.plan.buckets import DEFAULT_BUCKET_BYTES
 
-BUCKET_MB = 25.0  # DDP's own default; a first bucket of 1 MiB goes out before it
-DDP_OPTIONS: dict[str, Any] = {"bucket_cap_mb": BUCKET_MB, "gradient_as_bucket_view": True}
 RENDEZVOUS_S = 120.0
 
 
@@ -64,25 +63,36 @@ def init_torch(world: World) -> None:
     dist.init_process_group(backend, store=_rendezvous(world), rank=world.rank, world_size=world.size)
 
 
-def data_parallel(model: nn.Module, world: World, strategy: str = "ddp", precision: str = "fp32") -> nn.Module:
+def data_parallel(
+    model: nn.Module,
+    world: World,
+    strategy: str = "ddp",
+    precision: str = "fp32",
+    bucket_bytes: int = DEFAULT_BUCKET_BYTES,
+) -> nn.Module:
     """The model, on this rank's device, with gradients averaged over all ranks in backward; one rank needs no wrapper.
 
     Every rank must hold the same weights: ddp and zero1 copy rank 0's, the others keep of its own what each rank has.
+    ddp and zero1 send gradients by `bucket_bytes`; a first bucket of 1 MiB goes out before.
     Raises UserError for a strategy that there is not, and for nodes that hsdp cannot take.
     """
     if strategy not in STRATEGIES:
         raise UserError(f"strategy: found {strategy!r}; expected {', '.join(STRATEGIES)}")
     if world.size == 1:
         return model.to(_device_type())
-    return STRATEGIES[strategy](model, world, precision)
+    return STRATEGIES[strategy](model, world, precision, bucket_bytes)
 
 
-def _ddp(model: nn.Module, world: World, precision: str) -> nn.Module:
-    return _quiet(DistributedDataParallel(model.to(_device_type()), **DDP_OPTIONS))
+def _ddp(model: nn.Module, world: World, precision: str, bucket_bytes: int) -> nn.Module:
+    return _quiet(DistributedDataParallel(model.to(_device_type()), **_ddp_options(bucket_bytes)))
 
 
-def _zero1(model: nn.Module, world: World, precision: str) -> nn.Module:
-    return _quiet(ShardedOptimizer(model.to(_device_type()), world.rank, world.size, **DDP_OPTIONS))
+def _zero1(model: nn.Module, world: World, precision: str, bucket_bytes: int) -> nn.Module:
+    return _quiet(ShardedOptimizer(model.to(_device_type()), world.rank, world.size, **_ddp_options(bucket_bytes)))
+
+
+def _ddp_options(bucket_bytes: int) -> dict[str, Any]:
+    return {"bucket_cap_mb": bucket_bytes / 2**20, "gradient_as_bucket_view": True}
 
 
 def _quiet(model: DistributedDataParallel) -> nn.Module:
@@ -94,16 +104,16 @@ def _quiet(model: DistributedDataParallel) -> nn.Module:
     return model
 
 
-def _fsdp(model: nn.Module, world: World, precision: str) -> nn.Module:
+def _fsdp(model: nn.Module, world: World, precision: str, bucket_bytes: int) -> nn.Module:
     return _fully_sharded(model, init_device_mesh(_device_type(), (world.size,)), precision)
 
 
-def _hsdp(model: nn.Module, world: World, precision: str) -> nn.Module:
+def _hsdp(model: nn.Module, world: World, precision: str, bucket_bytes: int) -> nn.Module:
     mesh = DeviceMesh(_device_type(), ranks_by_part(world), mesh_dim_names=("replicate", "shard"))
     return _fully_sharded(model, mesh, precision)
 
 
-STRATEGIES: dict[str, Callable[[nn.Module, World, str], nn.Module]] = {
+STRATEGIES: dict[str, Callable[[nn.Module, World, str, int], nn.Module]] = {
     "ddp": _ddp,
     "zero1": _zero1,
     "fsdp": _fsdp,

@@ -97,6 +97,8 @@ class Plan:
     gradient_accumulation: int
     whole_gradients: bool
     """Whether FSDP adds up whole gradients over micro-batches: one reduction a step, where memory allows it."""
+    bucket_bytes: int
+    """Of gradients that DDP sends at a time."""
     activation_checkpointing: bool
     memory_per_gpu_bytes: Memory
     step: Step

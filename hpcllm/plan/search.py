@@ -9,6 +9,7 @@ from hpcllm.cluster.profile import Profile
 from hpcllm.cluster.user import NOBODY, User
 from hpcllm.job.spec import Job
 from hpcllm.plan import fit, goodput, memory, ranks, step_time, storage, strategy
+from hpcllm.plan.buckets import bucket_figure
 from hpcllm.plan.limits import limits
 from hpcllm.plan.plan import Checkpoint, Figure, Memory, Plan, Spread, Step
 from hpcllm.plan.queue import under_qos
@@ -41,6 +42,8 @@ def _figures(profile: Profile, job: Job, placed: Ranks, spread: Spread) -> dict[
     found |= {f.name: f for f in strategy.figures(job, placed)}
     found |= {f.name: f for f in memory.figures(job, placed, spread)}
     found |= {f.name: f for f in step_time.figures(profile, job, placed, spread)}
+    buckets = bucket_figure(profile, job, placed, step_time.gradient_bytes(job), step_time.WIRE_SHARE)
+    found[buckets.name] = buckets
     found |= {f.name: f for f in storage.figures(profile, job, placed, found["step.total_s"])}
     found |= {f.name: f for f in goodput.figures(profile, job, placed, found)}
     return found
@@ -84,6 +87,7 @@ def _plan(
         micro_batch=spread.micro_batch,
         gradient_accumulation=value("gradient_accumulation"),
         whole_gradients=spread.whole_gradients,
+        bucket_bytes=value("bucket_bytes"),
         activation_checkpointing=False,
         memory_per_gpu_bytes=Memory(**section("memory_per_gpu_bytes", *Memory.__annotations__)),
         step=Step(**section("step", *Step.__annotations__)),

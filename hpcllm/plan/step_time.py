@@ -108,7 +108,7 @@ def compute_s(multiply: Figure, launch: Figure) -> Figure:
 def inside_node_s(job: Job, ranks: Ranks) -> Figure:
     """All-reduce between the ranks of a node: over NVLink, or through the memory of a CPU node."""
     name = "communication.inside_node_s"
-    inputs = {"ranks_per_node": ranks.per_node, "gradient_bytes": _gradient_bytes(job), "wire_share": WIRE_SHARE}
+    inputs = {"ranks_per_node": ranks.per_node, "gradient_bytes": gradient_bytes(job), "wire_share": WIRE_SHARE}
     if ranks.per_node == 1:
         return Figure.of(name, "s", "one rank a node: none", inputs, lambda *_: 0.0)
     if ranks.on_gpus:
@@ -128,7 +128,7 @@ def inside_node_s(job: Job, ranks: Ranks) -> Figure:
 def across_nodes_s(profile: Profile, job: Job, ranks: Ranks) -> Figure:
     """All-reduce between the nodes, after the ranks of each have summed: every rail carries its share."""
     (fabric, key), name = profile.fabric_of(ranks.partition), "communication.across_nodes_s"
-    inputs = {"nodes": ranks.nodes, "gradient_bytes": _gradient_bytes(job), "wire_share": WIRE_SHARE}
+    inputs = {"nodes": ranks.nodes, "gradient_bytes": gradient_bytes(job), "wire_share": WIRE_SHARE}
     if ranks.nodes == 1:
         return Figure.of(name, "s", "one node: none", inputs, lambda *_: 0.0)
     latency_s = fabric.latency_s or 0.0
@@ -284,7 +284,7 @@ def _is_compressed(job: Job) -> bool:
     return job.train.gradient_compression != "none"
 
 
-def _gradient_bytes(job: Job) -> float:
+def gradient_bytes(job: Job) -> float:
     """As they travel: in fp32, or in bf16 where they are compressed."""
     return (2.0 if _is_compressed(job) else 4.0) * job.model.parameters(job.data.tokenizer.most_tokens)
 

@@ -68,7 +68,7 @@ def _train(run: Run, job: Job, plan: Plan, world: World, metrics: Metrics, stop:
     metrics.say(f"train: {plan.strategy}, {chosen.precision} ({chosen.reason}); {threads} threads a rank")
 
     # Spread the model, and only then make the optimizer: it updates what this rank holds.
-    model = data_parallel(whole, world, plan.strategy, chosen.precision)
+    model = data_parallel(whole, world, plan.strategy, chosen.precision, plan.bucket_bytes)
     compress_gradients(model, job.train.gradient_compression)
     optimizer = adamw(model, job.train.optimizer, world)
     if found is not None:

@@ -30,7 +30,7 @@ software: {mpi: {flavour: mpich, launcher: [mpirun]}}
 
 PLAN = Plan(
     fits=True, world_size=2, nodes=1, strategy="ddp", strategy_reason="fits",
-    micro_batch=8, gradient_accumulation=1, whole_gradients=True,
+    micro_batch=8, gradient_accumulation=1, whole_gradients=True, bucket_bytes=25 << 20,
     activation_checkpointing=False,
     memory_per_gpu_bytes=Memory(17 << 20, 17 << 20, 34 << 20, 230 << 20, 128 << 20, 300 << 20, 726 << 20, 4 << 30),
     step=Step(0.52, 0.021, None, 0.545), tokens_per_s=7515.0, tokens_per_s_per_gpu=None, mfu=0.61,
