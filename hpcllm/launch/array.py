@@ -20,6 +20,8 @@ from hpcllm.units import as_ranges
 
 Record = Mapping[str, Any]
 
+MAX_ARRAY_SIZE = 1001  # Slurm's own, where the profile is silent (MaxArraySize in slurm.conf(5)): indexes up to 1000
+
 
 @dataclass(frozen=True)
 class Part:
@@ -49,7 +51,7 @@ def array_size(profile: Profile, job: AnyJob, stage: Stage) -> int:
     arrays = sum(bool(row.array) for row in rows)
     most = _most_submitted(profile, job)
     room = max(1, (most - (len(rows) - arrays)) // arrays) if most else len(stage.array)
-    return min(len(stage.array), profile.scheduler.max_array_size or len(stage.array), room)
+    return min(len(stage.array), profile.scheduler.max_array_size or MAX_ARRAY_SIZE, room)
 
 
 def jobs_of_array(run: Run, stage: Stage) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,7 @@ def test_no_more_jobs_than_the_site_takes_and_no_more_at_a_time_than_asked(tmp_p
     busy = small.model_copy(update={"scheduler": small.scheduler.model_copy(update={"max_submitted": 11})})
 
     assert [array_size(profile, job, stage) for profile in (described(), small, busy)] == [100, 40, 3]
+    assert array_size(described(), demo_with(data={"shard_jobs": 5000}), replace(stage, array=({},) * 5000)) == 1001
     assert array_size(busy, job, find_stage(job, "train")) == 1
     text = rendered(job, tmp_path, busy).script("20-shard").read_text()
     assert "#SBATCH --array=0-2%2 " in text
@@ -166,7 +167,9 @@ def test_a_job_does_its_part_and_without_an_array_all(
     script = run.root / "begin.sh"
     script.write_text(text.partition("cd --")[0] + said)
 
-    subprocess.run(["bash", script, *arguments], check=True, env={"PATH": "/usr/bin:/bin", **environment}, timeout=30)
+    path = {"PATH": "/usr/bin:/bin"}
+    command = ["bash", script, *arguments]
+    subprocess.run(command, check=True, capture_output=True, env={**path, **environment}, timeout=30)  # until tee ends
 
     assert (run.logs / log).read_text() == f"part: {part}\n"
 
@@ -197,6 +200,7 @@ def test_it_is_told_as_one_stage_by_the_element_that_failed(run: Run):
     assert (found.state, found.progress, found.nodes) == ("failed", "5/6 done", "n1")
     assert found.reason == "element 3 (checkpoint 1, task samples): out of luck"
     assert logs(run, "evaluate") == f"==> {run.log('40-evaluate_3', 1)}\nI am 3\n"
+    assert logs(run, "evaluate_4") == f"==> {run.log('40-evaluate_4', 1)}\nI am 4\n"
 
 
 def test_it_is_done_when_all_are_and_out_of_date_with_one_of_other_code(run: Run):
@@ -219,7 +223,3 @@ def test_what_is_deleted_is_made_again_by_the_element_that_made_it(run: Run):
 
     assert evaluated(run).state == "out of date"
     assert "--array=0-1" in sbatch_tokens(run, stage)
-
-
-def test_a_resolved_job_holds_what_was_asked(run: Run):
-    assert json.loads(run.resolved_json.read_text())["job"]["evaluate"]["checkpoints"] == "all"

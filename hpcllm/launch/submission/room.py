@@ -68,7 +68,7 @@ def need_of(run: Run, job: object) -> Need:
     """Checkpoints: those that are kept, and one that is written before the oldest goes."""
     if not isinstance(job, Job):
         return Need()
-    at_once = job.train.checkpoint.keep + 1
+    at_once = job.train.checkpoint.keep + 1 + (job.evaluate.checkpoints == "best")
     there = sum(path.stat().st_size for path in run.checkpoints.rglob("*") if path.is_file())
     checkpoints = read_plan(run).checkpoint.bytes * at_once
     made = run.index_json.exists() or run.data.is_symlink()  # in a sweep, by another run

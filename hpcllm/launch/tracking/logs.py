@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpcllm.errors import HpcllmError
-from hpcllm.job.spec import frozen_any_job
+from hpcllm.job.spec import AnyJob, frozen_any_job
 from hpcllm.launch.array import log_ids
-from hpcllm.launch.pipeline import find_stage, stages
+from hpcllm.launch.pipeline import Stage, find_stage, stages
 from hpcllm.launch.tracking.failure import first_failure
 from hpcllm.progress import Progress
 from hpcllm.run_directory import Run
@@ -99,7 +99,7 @@ def progress_in(log: str) -> str:
 def _latest(run: Run, stage_name: str | None) -> list[Path]:
     """The log that a stage, or any, wrote to last, and Slurm's own beside it where that says anything."""
     job = frozen_any_job(run)
-    rows = [find_stage(job, stage_name)] if stage_name else stages(job)
+    rows = [_stage_or_element(job, stage_name)] if stage_name else stages(job)
     stage_ids = [one for stage in rows for one in log_ids(run, stage)]
     found = [path for stage_id in stage_ids for path in log_files(run, stage_id)[-1:]]
     spoken = [path for path in map(run.slurm_log, stage_ids) if path.exists() and path.stat().st_size]
@@ -109,3 +109,10 @@ def _latest(run: Run, stage_name: str | None) -> list[Path]:
     latest = max(found or spoken, key=lambda path: path.stat().st_mtime)
     slurm_said = run.slurm_log(latest.name.split(".")[0])
     return [latest, *([slurm_said] if slurm_said in spoken and slurm_said != latest else [])]
+
+
+def _stage_or_element(job: AnyJob, name: str) -> Stage:
+    """A stage, or one of an array by its number: `evaluate_3`. Raises UserError naming the stages."""
+    elements = (element for stage in stages(job) if stage.array for element in stage.elements)
+    found = next((one for one in elements if name in (one.id, f"{one.name}_{one.element}")), None)
+    return found or find_stage(job, name)
