@@ -156,9 +156,10 @@ def _given(job: AnyJob) -> tuple[Stage, ...]:
     if not isinstance(job, Job):
         return ()
     skipped = {"compress", "evaluate-compressed"} if job.deploy.quantize == "none" else set()
-    arrays = {"shard": _shards(job), "evaluate": _evaluations(job)}
-    kept = [replace(row, array=arrays.get(row.name, ())) for row in PIPELINE if row.name not in skipped]
-    return tuple(_without(row, skipped) for row in kept)
+    arrays = {name: array for name, array in (("shard", _shards(job)), ("evaluate", _evaluations(job))) if array}
+    kept = [row for row in PIPELINE if row.name not in skipped]
+    kept = [replace(row, array=arrays[row.name]) if row.name in arrays else row for row in kept]
+    return tuple(_without(row, skipped) if skipped else row for row in kept)
 
 
 def _shards(job: Job) -> tuple[Mapping[str, str], ...]:
