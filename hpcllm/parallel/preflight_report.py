@@ -115,18 +115,21 @@ def _link_lines(report: Report) -> list[str]:
     matrix = link_matrix(report.rates)
     if matrix is None:
         return []
-    return ["  between nodes, each way, both ways at once:", *(f"    {line}" for line in matrix.lines()), _held(report)]
+    head = "  between nodes, each way, both ways at once:"
+    return [head, *(f"    {line}" for line in matrix.lines()), f"  {_held(report)}"]
 
 
 def _held(report: Report) -> str:
-    """Found against expected."""
+    """Found against expected, where there are links."""
+    if not report.links:
+        return ""
     found, stated = median(report.rates.values()), report.asked.rate_bytes_per_s
     latencies = [link.latency_s for link in report.links if link.latency_s is not None]
     latency = f", {format_seconds(median(latencies))} for a small message" if latencies else ""
     over = "/".join(sorted(set(filter(None, report.carriers))))
     tcp = f", over TCP ({over})" if over else ""
     share = f"; {report.asked.rate_key} says {format_bytes_per_s(stated)}: {found / stated:.0%}" if stated else ""
-    return f"  found {format_bytes_per_s(found)} (median){latency}{tcp}{share}"
+    return f"found {format_bytes_per_s(found)} (median){latency}{tcp}{share}"
 
 
 # ---- for programs ----------------------------------------------------------------------------------------------------
@@ -148,6 +151,7 @@ def document(report: Report) -> dict[str, Any]:
         "all_reduce": [dict(vars(one)) for one in report.all_reduce],
         "links": [_link(link, hosts) for link in report.links],
         "expected": {"bytes_per_s": asked.rate_bytes_per_s, "source": asked.rate_key, "fabric": asked.fabric},
+        "held": _held(report),
         "inside_bytes_per_s": report.inside_bytes_per_s,
         "carriers": report.carriers,
         "clock_offsets_s": report.clock_offsets_s,

@@ -21,7 +21,8 @@ from hpcllm.launch.pipeline import Stage, stages
 from hpcllm.launch.tracking.efficiency import accounted
 from hpcllm.plan.plan import read_plan
 from hpcllm.report import measure
-from hpcllm.report.summary import Evaluation, Event, RunSummary, Sample, StageTime
+from hpcllm.report.link_matrix import link_matrix
+from hpcllm.report.summary import Evaluation, Event, Network, RunSummary, Sample, StageTime
 from hpcllm.run_directory import Run, read_json
 from hpcllm.units import format_count
 
@@ -68,6 +69,7 @@ def collect(run: Run) -> RunSummary:
         stages=tuple(_stage_times(reader, stages(job) if job else ())),
         events=tuple(map(_event, events)),
         environment=_environment(reader, events),
+        network=reader.try_to(run.preflight_json, lambda: _network(read_json(run.preflight_json))),
         warnings=tuple(reader.warnings),
     )
 
@@ -185,6 +187,12 @@ def _samples(evaluation: Evaluation) -> Iterator[Sample]:
                 text=str(sample.get("text", "")),
                 reference=None if reference is None else str(reference),
             )
+
+
+def _network(found: Mapping[str, Any]) -> Network | None:
+    matrix = link_matrix({(link["hosts"][0], link["hosts"][1]): float(link["bytes_per_s"]) for link in found["links"]})
+    said = tuple(f"{one['what']} ({one['cause']})" for one in found["findings"])
+    return Network(str(found["held"]), matrix, said) if matrix else None
 
 
 def _stage_times(reader: _Reader, rows: tuple[Stage, ...]) -> Iterator[StageTime]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from hpcllm.launch.tracking.efficiency import Accounted
 from hpcllm.plan.plan import Plan
+from hpcllm.report.link_matrix import LinkMatrix
 
 Series = tuple[tuple[float, float], ...]
 """(step, value) pairs, by step."""
@@ -129,6 +130,16 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Network:
+    """What the latest preflight found between the nodes."""
+
+    held: str
+    """What was found against what was expected, in words."""
+    matrix: LinkMatrix
+    findings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """Everything that a report says of one run."""
 
@@ -161,6 +172,8 @@ class RunSummary:
     environment: Mapping[str, str]
     warnings: tuple[str, ...]
     """Files that are damaged, by name."""
+    network: Network | None = None
+    """None where it has one node, or no preflight."""
     accounted: Accounted = field(default_factory=Accounted)
     """What the jobs used."""
 

@@ -226,6 +226,20 @@ def test_a_failed_stage_says_why(unstarted: Run) -> None:
     assert "Failed in shard: disk is full." in _text(_page(unstarted))
 
 
+def test_the_links_between_nodes_are_a_table_with_the_slow_ones_marked(unstarted: Run) -> None:
+    pairs = {("n1", "n2"): 2e9, ("n1", "n3"): 2e7, ("n2", "n3"): 2e9}
+    links = [{"hosts": pair, "bytes_per_s": rate, "latency_s": None} for pair, rate in pairs.items()]
+    finding = {"what": "n3 is slow", "cause": "its cable"}
+    found = {"links": links, "held": "found 2 GB/s (median), over TCP (eth0)", "findings": [finding]}
+    write_json(unstarted.preflight_json, found)
+
+    page = _page(unstarted)
+
+    assert page.count('<td class="n slow">0.02*</td>') == 2  # there and back
+    assert "Preflight found 2 GB/s (median), over TCP (eth0). Between each two nodes, GB/s each way" in _text(page)
+    assert "n3 is slow (its cable)" in _text(page)
+
+
 def test_a_damaged_file_is_on_the_page(finished: Run) -> None:
     write_text(finished.result_json("xz", "bits-per-byte"), "{")
 
