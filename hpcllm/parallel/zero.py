@@ -27,12 +27,12 @@ class ShardedOptimizer(DistributedDataParallel):
     """DDP of a model of whose weights this rank updates `pieces` alone; then all ranks call `share_weights`."""
 
     def __init__(self, model: nn.Module, rank: int, size: int, **options: Any) -> None:
-        row = _laid_end_to_end(model, size)
+        row = laid_end_to_end(model, size)
         super().__init__(model, **options)
         self._row = row
         self._mine = row.chunk(size)[rank]
         self._weights = dict(model.named_parameters())
-        self.pieces = _cut(self._weights, rank * len(self._mine), self._mine)
+        self.pieces = cut(self._weights, rank * len(self._mine), self._mine)
 
     @contextmanager
     def gradients_of_pieces(self) -> Iterator[None]:
@@ -49,7 +49,7 @@ class ShardedOptimizer(DistributedDataParallel):
         _all_gather(self._row, self._mine)
 
 
-def _laid_end_to_end(model: nn.Module, size: int) -> Tensor:
+def laid_end_to_end(model: nn.Module, size: int) -> Tensor:
     """Move the weights into one row, filled up with zeros to a multiple of `size`; each becomes a view of it."""
     weights = list(model.parameters())
     numel = sum(weight.numel() for weight in weights)
@@ -63,7 +63,7 @@ def _laid_end_to_end(model: nn.Module, size: int) -> Tensor:
     return row
 
 
-def _cut(weights: dict[str, nn.Parameter], begin: int, mine: Tensor) -> list[Piece]:
+def cut(weights: dict[str, nn.Parameter], begin: int, mine: Tensor) -> list[Piece]:
     """What lies in the stretch of the row that begins there, weight by weight. Pieces are views of it."""
     pieces, start = [], 0
     for name, weight in weights.items():

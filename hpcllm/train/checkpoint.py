@@ -211,7 +211,8 @@ def _whole(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """On rank 0 the weights, and the optimizer's state by `<weight>/<key>`; on the others nothing."""
     names = [name for name, _ in bare(model).named_parameters()]
-    keys = sorted({key for state in optimizer.state.values() for key in state})
+    mine = {key for state in optimizer.state.values() for key in state}
+    keys = sorted(mine.union(*world.all_gather(mine)))  # a rank of more ranks than weights may update none
     moments = optimizer_parts(updated_pieces(model, world), optimizer.state)
     return (
         joined(weight_parts(pieces_of(bare(model), world)), names, world),
