@@ -53,6 +53,7 @@ def request_words(site: Site, published: bool = False) -> list[str]:
 def rendered(cluster: str | Path, words: Sequence[str], command: Sequence[str], folder: Path) -> Run:
     """The run directory of a command, rendered as by a user. Raises AssertionError with hpcllm's words."""
     run = Run(folder / "run")
+    (folder / "trainer.py").touch()  # what cannot start is not rendered
     done = hpcllm("render", "--cluster", cluster, "--out", run.root, *words, "--", *command, cwd=folder)
     assert done.returncode == 0, f"hpcllm render {' '.join(words)}: {done.stderr}"
     return run

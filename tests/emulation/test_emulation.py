@@ -188,7 +188,7 @@ def _without_newer_options(script: Path, lab: SiteLab) -> None:
 def _let_it_run(script: Path, names: list[str]) -> None:
     """No preflight; and the trainer is told which variables to show."""
     lines = [line for line in script.read_text().splitlines(keepends=True) if "hpcllm preflight" not in line]
-    script.write_text("".join(lines).replace("trainer.py &", f"trainer.py {shlex.join(names)} &"))
+    script.write_text("".join(lines).replace("trainer.py\n", f"trainer.py {shlex.join(names)}\n"))
 
 
 def _shimmed_lines(script: Path, lab: SiteLab) -> list[str]:

@@ -81,7 +81,7 @@ def missing() -> str | None:
 
 def started(folder: Path, **settings: str) -> Path:
     """SLURM_CONF of a lab in that folder, beside whatever other labs run on this machine."""
-    for attempt in range(5):
+    for attempt in range(10):
         number = (os.getpid() + attempt) % 100
         env = {**os.environ, "BASE_PORT": str(28000 + 30 * number), "SUBNET": f"10.90.{number}", **settings}
         start = subprocess.run([LAB / "start", folder], capture_output=True, text=True, env=env, timeout=90)

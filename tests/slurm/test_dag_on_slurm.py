@@ -175,7 +175,7 @@ def test_arrays_of_shards_and_evaluations_are_one_stage_each_and_only_what_faile
 
 def test_a_sweep_of_trainings_shares_its_shards_and_each_run_goes_its_own_way(lab: Lab, tmp_path: Path) -> None:
     job, out = tmp_path / "job.yaml", tmp_path / "sweep"
-    text = TRAINING.replace("corpus/*.txt", "stdlib:json/*.py")
+    text = TRAINING.replace("corpus/*.txt", "stdlib:json/*.py").replace("nodes: 2", "nodes: 1")
     job.write_text(text + "sweep: {train.optimizer.learning_rate: [1e-3, 3e-3], train.seed: [1]}\n")
     done = lab.hpcllm("submit", job, "--cluster", "slurm-lab", "--partition", "batch", "--out", out, **OWN_PYTHON)
     assert done.returncode == 0, done.stderr

@@ -58,7 +58,7 @@ def test_warned_before_its_time_limit_it_saves_and_goes_on(training: Training) -
     assert training.wait_until_done(120).earlier == ("interrupted",)
 
 
-@only("train")
+@only("command")
 def test_preempted_it_goes_on(training: Training) -> None:
     preempt(training)
 

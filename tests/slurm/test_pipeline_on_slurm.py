@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 from lab_cluster import Lab, said
 
-from hpcllm.launch.tracking.track import status
+from hpcllm.cluster.profile import shipped_profiles
+from hpcllm.launch.tracking.track import look, status
 from hpcllm.run_directory import Run, read_json, read_jsonl
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("quiet_queue")]
@@ -41,6 +44,21 @@ def job_file(folder: Path, nodes: int) -> Path:
     return path
 
 
+def demo(folder: Path) -> Path:
+    """jobs/demo.yaml with less text and fewer steps, on all four nodes."""
+    job = yaml.safe_load((shipped_profiles().parent / "jobs" / "demo.yaml").read_text())
+    job["data"] |= {"text": {"files": ["stdlib:json/*.py", "stdlib:email/*.py"]}, "split": {"test": "10%"}}
+    job["data"]["split"]["validation"] = "10%"
+    job["data"]["tokenizer"]["vocabulary"] = 512
+    job["train"] |= {"steps": 6, "schedule": {"warmup_steps": 2}, "validate_every_steps": 6}
+    job["train"]["checkpoint"]["every_steps"] = 3
+    job["evaluate"]["samples"]["new"] = "8 tokens"
+    job["resources"] = {"nodes": 4, "ranks_per_node": 1, "time": "5m"}
+    path = folder / "demo.yaml"
+    path.write_text(yaml.safe_dump(job))
+    return path
+
+
 def assert_complete(run: Run, nodes: int) -> None:
     """Every stage ran where and as it should, and left what the contract says."""
     found = {stage.stage: stage for stage in status(run)}
@@ -59,15 +77,65 @@ def test_submit_runs_the_dag_on_four_nodes_and_status_is_right_meanwhile(lab: La
 
     assert submitted.returncode == 0, submitted.stderr
     assert list(read_json(run.jobs_json)) == ORDER
-    seen = watched(run)
-    for states in seen:
-        ranks = [("done", "running", "pending", "waiting").index(states[name]) for name in ORDER[:3]]
-        assert ranks == sorted(ranks), f"a stage is ahead of the one before it: {states}"
-    assert any(states["train"] == "running" and states["gather"] == "waiting" for states in seen)
+    assert_in_order(watched(run))
     assert_complete(run, nodes=4)
     again = lab.hpcllm("submit", run.root)
     assert (again.returncode, list(read_json(run.jobs_json).values())) == (0, list(read_json(run.jobs_json).values()))
     assert all(len(ids) == 1 for ids in read_json(run.jobs_json).values())
+
+
+def assert_in_order(seen: list[dict[str, str]]) -> None:
+    """No stage was ahead of the one before it, and one was seen at work."""
+    for states in seen:
+        ranks = [("done", "running", "pending", "waiting").index(states[name]) for name in ORDER[:3]]
+        assert ranks == sorted(ranks), f"a stage is ahead of the one before it: {states}"
+    assert any(states["train"] == "running" and states["gather"] == "waiting" for states in seen)
+
+
+@pytest.mark.long
+def test_without_accounting_the_demo_runs_and_status_is_right_all_the_same(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sacct = tmp_path / "bin" / "sacct"
+    sacct.parent.mkdir()
+    sacct.write_text("#!/bin/sh\necho 'Slurm accounting storage is disabled' >&2\nexit 1\n")
+    sacct.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{sacct.parent}:{os.environ['PATH']}")
+    run = Run(tmp_path / "run")
+
+    submitted = lab.hpcllm("submit", demo(tmp_path), "--cluster", "slurm-lab", "--out", run.root)
+
+    assert submitted.returncode == 0, submitted.stderr
+    assert_in_order(watched(run, 280))
+    assert_complete(run, nodes=4)
+    assert look(run).silence == ""
+
+
+@pytest.mark.long
+def test_the_demo_outlives_its_controller(lab: Lab, tmp_path: Path) -> None:
+    """slurmctld is away while the training runs: status tells what is on disk, and the rest follows when it is back."""
+    run = Run(tmp_path / "run")
+    submitted = lab.hpcllm("submit", demo(tmp_path), "--cluster", "slurm-lab", "--out", run.root)
+    assert submitted.returncode == 0, submitted.stderr
+    end_s = time.monotonic() + 100
+    while next(stage for stage in status(run) if stage.stage == "train").state != "running":
+        assert time.monotonic() < end_s, said(run)
+        time.sleep(0.3)
+
+    lab.node("controller", "stop")
+    try:
+        away = look(run)
+    finally:
+        lab.node("controller", "start")
+
+    assert away.silence
+    states = {stage.stage: stage.state for stage in away.stages}
+    assert [states[name] for name in ("tokenizer", "shard")] == ["done", "done"]
+    assert states["train"] in ("running", "done")
+    assert not {"failed", "cancelled"} & set(states.values())
+    watched(run, 180)
+    assert_complete(run, nodes=4)
+    assert look(run).silence == ""
 
 
 def watched(run: Run, timeout_s: float = 200) -> list[dict[str, str]]:

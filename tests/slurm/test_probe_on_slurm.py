@@ -148,6 +148,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_go_on(lab: Lab, own_profile: Path
     command = [sys.executable, "-m", "hpcllm", "profile", "probe", str(own_profile), "--out", str(run.root)]
     waiting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
     while not run.jobs_json.exists():
+        assert waiting.poll() is None, waiting.communicate()
         time.sleep(0.1)
     time.sleep(1)  # it asks after the job now
 
