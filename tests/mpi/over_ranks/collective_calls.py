@@ -156,7 +156,7 @@ def laid_out(values: Tensor, layout: str) -> Tensor:
     if layout == "contiguous" or values.dim() == 0:
         return values.clone()
     if layout == "transposed":
-        return values.movedim(0, -1).contiguous().movedim(-1, 0)
+        return values.movedim(0, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 0)
     if layout == "offset":
         around = _around(values, values.numel() + 5)
         inside = around[3 : 3 + values.numel()].view(values.shape)

@@ -8,15 +8,15 @@ import torch.distributed as dist
 from mpi4py import MPI
 from torch.distributed import ReduceOp
 
-from hpcllm.parallel import mpi_across_nodes, mpi_paths
+from hpcllm.parallel.mpi import across_nodes, paths
 from hpcllm.parallel.strategy import init_torch
 
 
 @pytest.fixture(scope="module", autouse=True)
 def nodes_of_two(world):
     patch = pytest.MonkeyPatch()
-    patch.setattr(mpi_paths, "ranks_of_node", lambda comm: comm.Split(MPI.COMM_WORLD.rank // 2, comm.rank))
-    patch.setattr(mpi_paths, "ACROSS_NODES_BYTES", 2**14)  # so that a small tensor has several pieces
+    patch.setattr(paths, "ranks_of_node", lambda comm: comm.Split(MPI.COMM_WORLD.rank // 2, comm.rank))
+    patch.setattr(paths, "ACROSS_NODES_BYTES", 2**14)  # so that a small tensor has several pieces
     init_torch(world)
     yield
     dist.destroy_process_group()
@@ -29,7 +29,7 @@ def given(world, numel, dtype):
 
 
 def test_the_group_goes_through_memory_and_over_the_network():
-    assert isinstance(dist.group.WORLD._paths.across, mpi_across_nodes.AcrossNodes)
+    assert isinstance(dist.group.WORLD._paths.across, across_nodes.AcrossNodes)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.float64], ids=str)

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ReduceOp
 
-from hpcllm.parallel import mpi_over_network
+from hpcllm.parallel.mpi import over_network
 from hpcllm.parallel.world import World
 
 pytestmark = pytest.mark.usefixtures("group")
@@ -104,7 +104,7 @@ def test_the_bits_do_not_depend_on_how_a_tensor_is_cut(world, size, monkeypatch)
     whole, cut = given[world.rank].clone(), given[world.rank].clone()
 
     dist.all_reduce(whole)
-    monkeypatch.setattr(mpi_over_network, "PIECE_BYTES", 4 * 24)
+    monkeypatch.setattr(over_network, "PIECE_BYTES", 4 * 24)
     dist.all_reduce(cut)
 
     assert torch.equal(whole, in_rank_order(torch.add, given))
@@ -233,7 +233,7 @@ def test_all_gather_single_coalesced_makes_several(world):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_reduce_scatter_single_gives_each_rank_its_part(world, dtype, monkeypatch):
-    monkeypatch.setattr(mpi_over_network, "PIECE_BYTES", 64)
+    monkeypatch.setattr(over_network, "PIECE_BYTES", 64)
     given = contributions(world, world.size, 13, dtype=dtype)
     output = torch.empty(13, dtype=dtype)
 
@@ -243,7 +243,7 @@ def test_reduce_scatter_single_gives_each_rank_its_part(world, dtype, monkeypatc
 
 
 def test_reduce_scatter_single_takes_an_output_inside_its_input(world, monkeypatch):
-    monkeypatch.setattr(mpi_over_network, "PIECE_BYTES", 16)
+    monkeypatch.setattr(over_network, "PIECE_BYTES", 16)
     given = contributions(world, world.size, 7)
     mine = given[world.rank].clone()
 
