@@ -32,7 +32,7 @@ lint: setup
 	$(BIN)/mypy
 
 bench: setup
-	for benchmark in login status allreduce lifecycle; do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
+	for benchmark in login status allreduce ddp_step lifecycle; do $(BIN)/python benchmarks/$$benchmark.py || exit 1; done
 
 # Accept changed scripts after reading the difference: make golden && git diff tests/golden
 golden: setup

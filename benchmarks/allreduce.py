@@ -26,7 +26,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from machine import write
-from ranks import in_one_node, lab_of_two_nodes, on_two_nodes
+from ranks import go_ahead, in_one_node, lab_of_two_nodes, on_two_nodes
 from turns import Call, Ratio, ratio_of, take_turns
 
 KB, MB = 1000, 1_000_000
@@ -53,13 +53,17 @@ def main() -> None:
     parser.add_argument("--lab", action="store_true", help="two nodes of a Slurm lab too")
     parser.add_argument("--only", choices=COLLECTIVES, nargs="+", default=COLLECTIVES)
     parser.add_argument("--sizes", choices=SIZES, nargs="+", metavar="SIZE", help="such as '25 MB'; left out, all")
+    parser.add_argument("--ahead", action="store_true", help="of all other processes, on a machine in use (root)")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # what each rank is started with
     asked = parser.parse_args()
     if asked.measure:
+        if asked.ahead:
+            go_ahead()
         _measure(asked.measure, asked.sizes, asked.only, QUICK_SIZE_S if asked.quick else SIZE_S)
         return
     sizes = asked.sizes or (QUICK if asked.quick else SIZES)
-    words = [__file__, *(["--quick"] if asked.quick else []), "--only", *asked.only, "--sizes", *sizes, "--measure"]
+    flags = [flag for flag, on in (("--quick", asked.quick), ("--ahead", asked.ahead)) if on]
+    words = [__file__, *flags, "--only", *asked.only, "--sizes", *sizes, "--measure"]
     rows = []
     for ranks in asked.ranks:
         rows += _shown(in_one_node(ranks, *words), "one node")
@@ -139,11 +143,11 @@ def _shown(measured: list[dict[str, Any]], where: str) -> list[dict[str, Any]]:
     """The rows with their ratios and whether the bar holds, printed."""
     rows = [_row(of, where) for of in measured]
     print(f"\n{where}, {rows[0]['ranks']} ranks; ms\n{'':<24}{'ours':>9}{'gloo':>9}{'MPI':>9}", end="")
-    print(f"  {'gloo / ours':<20}{'MPI / ours':<20}{'copies':>7}{'turns':>6}  bar")
+    print(f"  {'gloo / ours':<22}{'MPI / ours':<20}{'copies':>7}{'turns':>6}  bar")
     for row in rows:
         name, *ms = f"{row['collective']} {row['size']}", *(row["ms"][who] for who in ("ours", "gloo", "MPI"))
         ratios = [str(Ratio(**row["ratios"][peer])) for peer in ("gloo", "MPI")]
-        print(f"{name:<24}{''.join(f'{each:9.3f}' for each in ms)}  {ratios[0]:<20}{ratios[1]:<20}", end="")
+        print(f"{name:<24}{''.join(f'{each:9.3f}' for each in ms)}  {ratios[0]:<22}{ratios[1]:<20}", end="")
         print(f"{row['copies']:7.2f}{row['turns']:6}  {row['bar']}", flush=True)
     return rows
 

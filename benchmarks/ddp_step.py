@@ -27,7 +27,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from machine import write
-from ranks import in_one_node, lab_of_two_nodes, on_two_nodes, throttle
+from ranks import go_ahead, in_one_node, lab_of_two_nodes, on_two_nodes, throttle
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from turns import Ratio, ratio_of, take_turns
@@ -54,16 +54,21 @@ def main() -> None:
     parser.add_argument("--no-node", action="store_true", help="not the ranks of one node")
     parser.add_argument("--tokens", type=int, nargs="+", help=f"of a rank's batch; left out, {TOKENS}")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--ahead", action="store_true", help="in one node, of all other processes (root)")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)  # what each rank is started with
     asked = parser.parse_args()
     if asked.measure:
+        if asked.ahead:
+            go_ahead()
         _measure(asked.measure, asked.tokens, asked.precision, QUICK_SIZE_S if asked.quick else SIZE_S)
         return
 
     def words(where: str) -> list[str]:
         tokens = asked.tokens or TOKENS[where]
-        quick = ["--quick"] if asked.quick else []
-        return [__file__, *quick, "--precision", asked.precision, "--tokens", *map(str, tokens), "--measure"]
+        flags = [
+            flag for flag, on in (("--quick", asked.quick), ("--ahead", asked.ahead and where == "one node")) if on
+        ]
+        return [__file__, *flags, "--precision", asked.precision, "--tokens", *map(str, tokens), "--measure"]
 
     rows = [] if asked.no_node else _shown(in_one_node(2, *words("one node")), "one node")
     if asked.lab:

@@ -28,6 +28,15 @@ def on_two_nodes(*words: str) -> list[dict[str, Any]]:
     return _rows(["srun", "--nodes=2", "--ntasks-per-node=1", "--mpi=pmi2"], words, tries=TRIES)
 
 
+def go_ahead() -> None:
+    """Let this rank go before everything else that runs on the machine (root). Before it has started any thread.
+
+    A process that waits for another sleeps, and on a machine in use it is woken up to 3 ms late, however nice others
+    are: Linux lets who runs end its slice. Real-time processes are woken at once; the others keep a twentieth.
+    """
+    os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+
+
 def _rows(launcher: Sequence[str], words: Sequence[str], tries: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.json"
