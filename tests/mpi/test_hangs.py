@@ -11,11 +11,11 @@ import sys, time, torch, torch.distributed as dist
 from datetime import timedelta
 from mpi4py import MPI
 import hpcllm.parallel.mpi_backend
-from hpcllm.parallel import mpi_paths, mpi_waiting
-mpi_waiting.ANSWER_S = 1.0
+from hpcllm.parallel.mpi import paths, waiting
+waiting.ANSWER_S = 1.0
 rank, size = MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size
 if sys.argv[1:] == ["network"]:
-    mpi_paths.there_is_room = lambda *_: False
+    paths.there_is_room = lambda *_: False
 store = dist.HashStore()
 dist.init_process_group("mpi4py", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=2))
 def said(call):

@@ -17,7 +17,7 @@ from mpi4py import MPI
 from torch import Tensor
 from torch.futures import Future
 
-from hpcllm.parallel.mpi_waiting import NAP_S, SPINS, TICK_S, CollectiveTimeout
+from hpcllm.parallel.mpi.waiting import NAP_S, SPINS, TICK_S, CollectiveTimeout
 
 
 class Collective(dist.Work):

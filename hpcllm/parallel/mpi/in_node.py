@@ -17,8 +17,8 @@ from typing import Any
 
 from torch import Tensor
 
-from hpcllm.parallel.mpi_buffers import bounds, fold
-from hpcllm.parallel.mpi_memory import NodeMemory
+from hpcllm.parallel.mpi.buffers import bounds, fold
+from hpcllm.parallel.mpi.memory import NodeMemory
 
 SMALL_BYTES = 32 * 2**10  # up to which every rank reduces the whole tensor: one barrier in place of two
 

@@ -16,10 +16,10 @@ from mpi4py import MPI
 from torch import Tensor
 from torch.distributed import ReduceOp
 
-from hpcllm.parallel.mpi_buffers import bounds, fold
-from hpcllm.parallel.mpi_memory import NodeMemory
-from hpcllm.parallel.mpi_over_network import OverNetwork
-from hpcllm.parallel.mpi_waiting import Wait
+from hpcllm.parallel.mpi.buffers import bounds, fold
+from hpcllm.parallel.mpi.memory import NodeMemory
+from hpcllm.parallel.mpi.over_network import OverNetwork
+from hpcllm.parallel.mpi.waiting import Wait
 
 
 class AcrossNodes:

@@ -19,7 +19,7 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from hpcllm.parallel.mpi_waiting import TICK_S, CollectiveMismatch, Wait
+from hpcllm.parallel.mpi.waiting import TICK_S, CollectiveMismatch, Wait
 
 NODE_BYTES = 64 * 2**20  # of all ranks of a node together, for each group, and no more
 SEMAPHORE_BYTES = 64  # a cache line; a sem_t has 32 bytes on 64-bit Linux

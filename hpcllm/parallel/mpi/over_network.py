@@ -16,8 +16,8 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from hpcllm.parallel.mpi_buffers import even, fold, spec
-from hpcllm.parallel.mpi_waiting import CollectiveMismatch, Wait
+from hpcllm.parallel.mpi.buffers import even, fold, spec
+from hpcllm.parallel.mpi.waiting import CollectiveMismatch, Wait
 
 SLICE_BYTES = 768 * 2**10  # that a rank sends to another one at a time, of large tensors
 PIECE_BYTES = 8 * 2**20  # that a rank sends to all others at a time, at most

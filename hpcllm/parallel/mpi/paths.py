@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from mpi4py import MPI
 
-from hpcllm.parallel.mpi_across_nodes import AcrossNodes
-from hpcllm.parallel.mpi_in_node import InNode
-from hpcllm.parallel.mpi_memory import NodeMemory, affordable, there_is_room
-from hpcllm.parallel.mpi_over_network import OverNetwork
-from hpcllm.parallel.mpi_waiting import Wait
+from hpcllm.parallel.mpi.across_nodes import AcrossNodes
+from hpcllm.parallel.mpi.in_node import InNode
+from hpcllm.parallel.mpi.memory import NodeMemory, affordable, there_is_room
+from hpcllm.parallel.mpi.over_network import OverNetwork
+from hpcllm.parallel.mpi.waiting import Wait
 
 IN_NODE_BYTES = 512 * 2**10  # of a piece: two of them stay in a core's second-level cache
 ACROSS_NODES_BYTES = 4 * 2**20  # of a piece that also goes over the network, where short messages are slow
