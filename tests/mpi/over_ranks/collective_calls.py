@@ -179,11 +179,12 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
     """Equal shape, type and bits: a NaN equals itself."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    return torch.equal(_bytes(one), _bytes(other))
+    return torch.equal(as_bytes(one), as_bytes(other))
 
 
-def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().view(-1).view(torch.uint8)
+def as_bytes(tensor: Tensor) -> Tensor:
+    """Its memory in one row. (A single element with a stride is contiguous for torch, and yet has no bytes.)"""
+    return tensor.reshape(-1).clone(memory_format=torch.contiguous_format).view(torch.uint8)
 
 
 def rounding(call: Call, size: int) -> float:

@@ -49,6 +49,11 @@ def test_tensors_that_are_not_contiguous_are_taken_and_their_neighbours_left_alo
     agrees(Call(name, shape=(6, 5), layout=layout, root=1, seed=5))
 
 
+@pytest.mark.parametrize("name", COLLECTIVES)
+def test_a_single_element_that_has_a_stride_is_taken(agrees, name):
+    agrees(Call(name, shape=(1,), layout="holes", root=1, seed=5))
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=by_name)
 @pytest.mark.parametrize("name", EVEN)
 def test_scalars_and_tensors_of_no_elements_are_taken(agrees, name, shape):
