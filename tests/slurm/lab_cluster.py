@@ -84,7 +84,7 @@ def started(folder: Path, **settings: str) -> Path:
     for attempt in range(10):
         number = (os.getpid() + attempt) % 100
         env = {**os.environ, "BASE_PORT": str(28000 + 30 * number), "SUBNET": f"10.90.{number}", **settings}
-        start = subprocess.run([LAB / "start", folder], capture_output=True, text=True, env=env, timeout=90)
+        start = subprocess.run([LAB / "start", folder], capture_output=True, text=True, env=env, timeout=200)
         if start.returncode == 0:
             return folder / "slurm.conf"
         if "runs already" not in start.stderr:
