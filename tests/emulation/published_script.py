@@ -75,6 +75,8 @@ VALUE_IS_FREE = {
     "environment.WORLD_SIZE",
 }
 
+# What `rendezvous` of lifecycle.bash gives to each rank; that it arrives is seen where the script runs.
+BY_RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK")
 
 LEFT_OUT = "…"  # a published value that a fixture does not repeat
 
@@ -189,7 +191,7 @@ def _directives(text: str) -> dict[str, str]:
 
 def _environment(text: str) -> dict[str, str]:
     """Every `export NAME=VALUE NAME`, of the script itself and of what starts each rank."""
-    found: dict[str, str] = {}
+    found = dict.fromkeys(BY_RENDEZVOUS, "") if re.search(r"^rendezvous ", text, re.MULTILINE) else {}
     for line in text.splitlines():
         if matched := re.search(r"(?:^\s*|\|\| |bash -c ')export (.*)", line):
             pairs = (word.partition("=") for word in shlex.split(matched[1], comments=True))
