@@ -14,6 +14,7 @@ import itertools
 import random
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -139,7 +140,7 @@ def carry_out(plan: list[Step], run: Run) -> None:
     try:
         compare(ask_all(plan, run), run)
     except Exception as error:
-        words = f"{type(error).__name__}: {error}"
+        words = "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
     verdicts = run.world.all_gather((zlib.crc32(repr(plan).encode()), words))
     assert len({drawn for drawn, _ in verdicts}) == 1, "the ranks have drawn different plans"
     wrong = [f"rank {rank}: {words}" for rank, (_, words) in enumerate(verdicts) if words]
@@ -151,17 +152,33 @@ def carry_out(plan: list[Step], run: Run) -> None:
 def ask_all(plan: list[Step], run: Run) -> list[tuple[Asked, int]]:
     """What this rank has a part in, done, with the number of its group.
 
-    Async calls stay in flight to the end, and ranks ask for them in orders of their own.
+    Async calls stay in flight to the end, and ranks ask for them in orders of their own. What raises is kept until all
+    has been asked and waited for, or the other ranks would wait for this one.
     """
     mine = [(n, step) for n, step in enumerate(plan) if run.world.rank in run.members[step.group % len(run.members)]]
     asked: dict[int, tuple[Asked, int]] = {}
+    errors: list[Exception] = []
     for number, step in in_order_of(run.world.rank, mine):
         index = step.group % len(run.groups)
         group, _ = run.groups[index]
-        asked[number] = Case.of(step.call, group.rank(), group.size()).ask(group), index
-    for one, _ in reversed(asked.values()):
-        one.wait()
+        case = Case.of(step.call, group.rank(), group.size())
+        with keep(errors, step):
+            asked[number] = case.ask(group), index
+    for number in reversed(asked):
+        with keep(errors, plan[number]):
+            asked[number][0].wait()
+    if errors:
+        raise errors[0]
     return [asked[number] for number in sorted(asked)]
+
+
+@contextmanager
+def keep(errors: list[Exception], step: Step) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        error.add_note(str(step))
+        errors.append(error)
 
 
 def in_order_of(rank: int, steps: list[tuple[int, Step]]) -> Iterator[tuple[int, Step]]:
