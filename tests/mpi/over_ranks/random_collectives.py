@@ -12,10 +12,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import random
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -29,6 +30,7 @@ from hpcllm.parallel.world import World
 
 GROUPS, MOST_STEPS = 6, 24
 TIMEOUT = timedelta(seconds=20)
+SHRINK_S = 30.0
 LIMITS_BYTES = (4 * 2**10, 32 * 2**10, 64 * 2**10, 2**20)  # where a backend may take another path
 SMALL, LARGEST_BYTES = 17, 3 * 2**20
 
@@ -53,6 +55,9 @@ class Run:
     collectives: int = 0
     """Of all plans, whether this rank has had a part in them or not."""
     digest: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+    """Plans that failed, and what was wrong: all that is known once there is no more time to shrink."""
+    shrink_until: float = 0.0
 
 
 def main() -> None:
@@ -77,6 +82,7 @@ def hypothesis_of(holds: Callable[[list[Step]], None], plans: int, number: int) 
         max_examples=plans,
         deadline=None,
         database=None,
+        report_multiple_bugs=False,
         phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
     )
@@ -135,7 +141,20 @@ def make_groups(members: list[list[int]]) -> list[tuple[ProcessGroup, ProcessGro
 
 def carry_out(plan: list[Step], run: Run) -> None:
     """Do what the plan says. Raises AssertionError on every rank where any rank found something wrong."""
-    run.collectives += len(plan)
+    words = "\n".join(map(str, plan))
+    wrong = run.failures.get(words, "")
+    if not (run.failures and run.world.broadcast(time.monotonic() > run.shrink_until)):
+        run.collectives += len(plan)
+        wrong = verdict(plan, run)
+    if wrong and words not in run.failures:
+        run.shrink_until = run.shrink_until or time.monotonic() + SHRINK_S
+        run.failures[words] = wrong
+        run.groups = make_groups(run.members)  # those of before may be out of step
+    assert not wrong, f"{words}\n{wrong}"
+
+
+def verdict(plan: list[Step], run: Run) -> str:
+    """What any rank found wrong, the same text on all ranks; empty where nothing is."""
     words = None
     try:
         compare(ask_all(plan, run), run)
@@ -143,10 +162,7 @@ def carry_out(plan: list[Step], run: Run) -> None:
         words = "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
     verdicts = run.world.all_gather((zlib.crc32(repr(plan).encode()), words))
     assert len({drawn for drawn, _ in verdicts}) == 1, "the ranks have drawn different plans"
-    wrong = [f"rank {rank}: {words}" for rank, (_, words) in enumerate(verdicts) if words]
-    if wrong:
-        run.groups = make_groups(run.members)  # those of before may be out of step
-    assert not wrong, "\n".join(wrong)
+    return "\n".join(f"rank {rank}: {words}" for rank, (_, words) in enumerate(verdicts) if words)
 
 
 def ask_all(plan: list[Step], run: Run) -> list[tuple[Asked, int]]:

@@ -71,7 +71,7 @@ def test_every_rank_may_be_the_root(agrees, name, root):
     agrees(Call(name, root=root, seed=8))
 
 
-@pytest.mark.parametrize("numel", [1024, 16385, 262_144, 1_048_579])
+@pytest.mark.parametrize("numel", [1024, 16385, 262_147])
 @pytest.mark.parametrize("name", COLLECTIVES)
-def test_sizes_up_to_some_megabytes(agrees, name, numel):
+def test_sizes_up_to_a_megabyte_and_odd_ones(agrees, name, numel):
     agrees(Call(name, shape=(numel,), seed=9, root=1))
