@@ -47,6 +47,7 @@ def staged(run: Run, world: World, environment: Mapping[str, str] = os.environ) 
     said = "; ".join(dict.fromkeys(node.what for node in of_nodes if node.what))
     try:
         yield copies.folder or run.shards, said
+        world.barrier()  # others of the node may still read
     finally:
         if first and copies.folder:
             shutil.rmtree(copies.folder, ignore_errors=True)

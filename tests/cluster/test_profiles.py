@@ -41,7 +41,7 @@ def test_no_two_shipped_profiles_claim_one_slurm():
         ("short: {node_type: lab", "short: {node_type: lob", "scheduler.partitions.short.node_type: found 'lob'"),
         ("    batch:", '    "ba tch":', "found 'ba tch'; expected one name, without white space"),
         ("kind: ethernet", "kind: token-ring", "fabric.kind: found 'token-ring'"),
-        ("  python: this", "  python: this\nenvironment: {2X: a}", "found '2X'; expected the name of an environment"),
+        ("  MPIR_CVAR_CH4_NETMOD: ofi", "  2X: a", "found '2X'; expected the name of an environment"),
         ("  version:", '  directives: {x: "a\\nb"}\n  version:', "a directive is one line"),
     ],
 )

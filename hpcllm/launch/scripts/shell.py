@@ -14,7 +14,7 @@ NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _OWN = "RUN PYTHON SITE_PYTHON PACKED AS_RANK launch inside"
 _OWN += " stage ranks ranks_per_node max_requeues interrupted_above mpirun_signal scheduler record key tf_config"
 _OWN += " job foreground chained number of attempt log child again warned signal code start hosts job_id alive"
-_OWN += " own_place own_tf_config once unpack"  # of lifecycle.bash
+_OWN += " own_place own_tf_config once unpack PART array part"  # of lifecycle.bash
 _READ_ONLY = "BASHOPTS BASH_VERSINFO EUID PPID SHELLOPTS UID"
 _CHANGING = (
     "_ BASHPID BASH_ARGV0 BASH_COMMAND BASH_SUBSHELL DIRSTACK EPOCHREALTIME EPOCHSECONDS FUNCNAME GROUPS HISTCMD LINENO"
