@@ -23,7 +23,7 @@ from hpcllm.parallel.mpi.waiting import Wait
 
 
 class AcrossNodes:
-    """The ranks of several nodes, at least two on each."""
+    """The ranks of several nodes, at least two on one of them."""
 
     def __init__(self, memory: NodeMemory, leaders: MPI.Intracomm | None, num_leaders: int, wait: Wait) -> None:
         """`leaders`: of this rank's slice, one a node; None on a rank that is no leader."""
