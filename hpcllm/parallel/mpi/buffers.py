@@ -76,7 +76,8 @@ def spec(tensor: Tensor, counts: list[int] | None = None, starts: list[int] | No
 
     The array keeps the tensor alive while MPI is at it; an address would not.
     """
-    memory = tensor.detach().view(-1).view(torch.uint8).numpy()
+    row = tensor.detach().as_strided((tensor.numel(),), (1,))  # one element may have any stride and be contiguous
+    memory = row.view(torch.uint8).numpy()
     if counts is None:
         return [memory, MPI.BYTE]
     width = tensor.element_size()
