@@ -204,8 +204,12 @@ class MpiProcessGroup(dist.ProcessGroup):
         return self._kept((self._turns.at_once if blocking else self._turns.later)(call, tensors, run))
 
     def shutdown(self) -> None:
-        """Finish what was asked for and free the communicators; all ranks of the group call it."""
-        if self in _alive:
+        """Finish what was asked for and free the communicators; all ranks of the group call it.
+
+        While an exception goes up, nothing is done: a program that ends of it ends the other ranks (`_at_exit`).
+        """
+        error_on_its_way = sys.exc_info()[0] is not None  # then others may never come to free anything
+        if self in _alive and not error_on_its_way:
             _alive.remove(self)
             self._turns.end()
             if self._turns.broken is None:  # freeing is a collective too

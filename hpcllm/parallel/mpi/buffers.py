@@ -59,6 +59,11 @@ def together(tensors: list[Tensor]) -> Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in tensors]) if row is None else row
 
 
+def apart(given: Tensor, taken: Tensor) -> Tensor:
+    """What is sent, where it shares no memory with what is received: MPI does not allow that."""
+    return given.clone() if given.untyped_storage().data_ptr() == taken.untyped_storage().data_ptr() else given
+
+
 def _row(tensors: list[Tensor]) -> Tensor | None:
     """The memory of tensors that lie one behind the other in one storage; None where they do not."""
     first, numel = tensors[0], 0

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed import ReduceOp
 
 from hpcllm.parallel.mpi.arguments import same
-from hpcllm.parallel.mpi.buffers import flat_rows, flat_view, together
+from hpcllm.parallel.mpi.buffers import apart, flat_rows, flat_view, together
 from hpcllm.parallel.mpi.paths import Paths
 
 
@@ -26,6 +27,8 @@ class Operations:
     def all_reduce(self, tensor: Tensor, op: Any, factor: Any) -> None:
         """Every rank ends with the total; `factor`: what each multiplies its own by before, or None."""
         if tensor.layout == torch.sparse_coo:
+            if op != ReduceOp.SUM or factor is not None:
+                raise ValueError("mpi4py backend: sparse tensors are reduced by SUM alone")
             tensor.copy_(self._sparse_total(tensor))
             return
         with flat_view(tensor) as flat:
@@ -113,27 +116,32 @@ class Operations:
 
     def gather(self, outputs: list[Tensor], input: Tensor, root: int) -> None:
         """The root ends with every rank's input."""
+        if self.rank == root:
+            same(input, outputs[root])
         self._say(f"gather to {root}", None, input, [])
         if self.rank != root:
             self._paths.network.gather(input.contiguous(), None, None, root)
             return
         with flat_rows(outputs, input) as (flat, counts):
-            self._paths.network.gather(input.contiguous(), flat, counts, root)
+            self._paths.network.gather(apart(input.contiguous(), flat), flat, counts, root)
 
     def scatter(self, output: Tensor, inputs: list[Tensor], root: int) -> None:
         """Rank r ends with the root's inputs[r]."""
+        if self.rank == root:
+            same(output, inputs[root])
         self._say(f"scatter from {root}", None, output, [])
         with flat_view(output) as flat:
             mine = self.rank == root
             counts = [tensor.numel() for tensor in inputs] if mine else None
-            self._paths.network.scatter(together(inputs) if mine else None, counts, flat, root)
+            everybody = apart(together(inputs), flat) if mine else None
+            self._paths.network.scatter(everybody, counts, flat, root)
 
     def all_to_all(self, outputs: list[Tensor], inputs: list[Tensor]) -> None:
         """Rank r ends with inputs[r] of every rank."""
         self._say("all_to_all", None, inputs[0], [])
         counts = [tensor.numel() for tensor in inputs]
         with flat_rows(outputs, inputs[0]) as (flat, output_counts):
-            self._paths.network.all_to_all(together(inputs), counts, flat, output_counts)
+            self._paths.network.all_to_all(apart(together(inputs), flat), counts, flat, output_counts)
 
     def barrier(self) -> None:
         """Wait for all ranks."""

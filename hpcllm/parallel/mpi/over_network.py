@@ -33,6 +33,7 @@ class OverNetwork:
         self._comm = comm
         self._wait = wait
         self._rank, self._size = comm.rank, comm.size
+        self._unfinished: list[MPI.Request] = []
         self._others = [(comm.rank + step) % comm.size for step in range(1, comm.size)]  # not all to one at a time
 
     def check(self, words: str) -> None:
@@ -121,8 +122,12 @@ class OverNetwork:
         fold(op, parts, out, scratch=received[0] if self._size > 1 else own)
 
     def _do(self, *requests: MPI.Request) -> None:
-        for request in requests:
-            self._wait.complete(request)
+        try:
+            for request in requests:
+                self._wait.complete(request)
+        except Exception:
+            self._unfinished += requests  # MPI may still write to what they hold
+            raise
 
     def _length(self, flat: Tensor) -> int:
         return min(PIECE_BYTES, SLICE_BYTES * self._size) // flat.element_size()

@@ -9,16 +9,16 @@ runs what is next itself, rather than sleep while the thread wakes.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
-from mpi4py import MPI
 from torch import Tensor
 
-from hpcllm.parallel.mpi.waiting import Call, CollectiveMismatch, CollectiveTimeout, Wait
+from hpcllm.parallel.mpi.waiting import Call, Wait
 from hpcllm.parallel.mpi.work import Collective, Finished
 
 _alive: set[Turns] = set()
@@ -35,7 +35,8 @@ class Turns:
         """Why the ranks are no longer at the same place; nothing is run any more."""
         self._asked: deque[Collective] = deque()
         self._wake = threading.Semaphore(0)
-        self._put_off = False
+        self._put_off: int | None = None
+        """The backward pass at whose end begins what it asked for."""
         self._closing = False
         self._running = threading.Lock()
         self._beside_compute = False
@@ -45,10 +46,11 @@ class Turns:
         """Ask for it. The Work is done, or raises in wait(), when it has run."""
         collective = Collective(lambda: self._run(call, run), tensors, self.lend_a_hand)
         self._asked.append(collective)
-        if self._overlaps or not _during_backward():
+        backward = None if self._overlaps else _backward_of_reducer()
+        if backward is None:
             self._wake.release()
-        elif not self._put_off:
-            self._put_off = True
+        elif self._put_off != backward:
+            self._put_off = backward
             torch.autograd.Variable._execution_engine.queue_callback(self._end_of_backward)
         return collective
 
@@ -63,8 +65,8 @@ class Turns:
 
     def _begin(self) -> None:
         """Let the thread run what was put off."""
-        if self._put_off:
-            self._put_off = False
+        if self._put_off is not None:
+            self._put_off = None
             self._wake.release(max(1, len(self._asked)))
 
     def _end_of_backward(self) -> None:
@@ -72,7 +74,7 @@ class Turns:
         if any(other._asked for other in _alive if other is not self):
             begin_all()
             return
-        self._put_off = False
+        self._put_off = None
         while self.lend_a_hand():
             pass
 
@@ -99,8 +101,10 @@ class Turns:
             if not self._asked:
                 return False
             self._beside_compute = beside_compute
-            self._asked.popleft().start()
+            collective = self._asked.popleft()
+            collective.run()
             self._beside_compute = False
+        collective.finish()
         return True
 
     def _run(self, call: Call, run: Callable[[], object]) -> None:
@@ -109,8 +113,10 @@ class Turns:
                 raise RuntimeError(f"mpi4py backend: {call}: this group is broken since: {self.broken}")
             try:
                 run()
-            except (CollectiveTimeout, CollectiveMismatch, MPI.Exception) as error:
-                self.broken = error  # the ranks are no longer at the same place
+            except (ValueError, TypeError):  # before anything was sent
+                raise
+            except Exception as error:  # the ranks may no longer be at the same place
+                self.broken = error
                 raise
 
     def _start_thread(self) -> None:
@@ -142,9 +148,15 @@ class Turns:
         self._thread.join()
 
 
-def _during_backward() -> bool:
-    running: int = torch._C._current_graph_task_id()
-    return running != -1
+def _backward_of_reducer() -> int | None:
+    """The backward pass in which DDP's reducer, which is C++, asks for a collective; None if anybody else does.
+
+    The reducer looks at what it asked for when backward is over. A communication hook in Python may do so earlier.
+    """
+    asked = sys._getframe(3)  # of the group's method; behind it stands who called it
+    backward: int = torch._C._current_graph_task_id()
+    by_reducer = asked.f_back is not None and asked.f_back.f_code.co_name == "_engine_run_backward"
+    return backward if backward != -1 and by_reducer else None
 
 
 def begin_all(but: Turns | None = None) -> None:

@@ -90,8 +90,10 @@ class Wait:
     def hurried(self) -> Iterator[None]:
         """Meanwhile a thread has nothing else to do than to wait for what is under way: nobody needs the core."""
         self._hurried += 1
-        yield
-        self._hurried -= 1
+        try:
+            yield
+        finally:
+            self._hurried -= 1
 
     @property
     def patient(self) -> bool:

@@ -31,21 +31,26 @@ class Collective(dist.Work):
         self._error: Exception | None = None
         self._run_next = run_next
         self._asked: Future[None] = Future()
+        self._run, self._tensors = run, tensors
         # Only what a callback raises becomes an error of the future that C++ sees (DDP); set_exception sets a value.
-        self._done = self._asked.then(lambda _: self._run(run, tensors))
+        self._done = self._asked.then(lambda _: self._outcome())
 
-    def start(self) -> None:
-        """Run it to its end, in the thread that calls."""
-        self._asked.set_result(None)
-
-    def _run(self, run: Callable[[], object], tensors: list[Tensor]) -> list[Tensor]:
+    def run(self) -> None:
+        """Run it to its end, in the thread that calls; `finish` tells those that wait."""
         try:
             with torch.inference_mode():
-                run()
+                self._run()
         except Exception as error:
             self._error = error
-            raise
-        return tensors
+
+    def finish(self) -> None:
+        """Fulfil the future. What others have hung on it is run here, and may ask for collectives itself."""
+        self._asked.set_result(None)
+
+    def _outcome(self) -> list[Tensor]:
+        if self._error is not None:
+            raise self._error
+        return self._tensors
 
     def wait(self, timeout: timedelta | None = None) -> bool:
         while not self._done.done() and self._run_next():
@@ -150,6 +155,7 @@ class Message(dist.Work):
         self._flat = flat  # MPI reads or writes it until the request is complete
         self._received = received
         self._status = MPI.Status()
+        self._complete = False
         self._words, self._timeout_s = words, timeout_s
 
     def wait(self, timeout: timedelta | None = None) -> bool:
@@ -167,10 +173,10 @@ class Message(dist.Work):
         return True
 
     def is_completed(self) -> bool:
-        done = self._request.Test(self._status)
-        if done:
+        if not self._complete and self._request.Test(self._status):  # a second test would forget who sent it
+            self._complete = True
             self._finish()
-        return done
+        return self._complete
 
     def is_success(self) -> bool:
         return self.is_completed()
