@@ -255,6 +255,15 @@ def test_exit_75_puts_the_job_back_into_the_queue(command_script: Maker, queue: 
     assert record(script)["job_id"] == "7"
 
 
+def test_of_an_array_one_task_alone_goes_back_and_not_all_of_it(command_script: Maker, queue: dict[str, Path]) -> None:
+    script = in_slurm(command_script, 75)
+
+    ran(script, **IN_A_JOB, SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="3")  # the last task's own id is the array's
+
+    assert "requeue 7_3\n" in queue["scontrol"].read_text()
+    assert record(script)["job_id"] == "7_3"
+
+
 def test_after_the_last_requeue_the_job_fails_and_says_how_to_go_on(
     command_script: Maker, queue: dict[str, Path]
 ) -> None:

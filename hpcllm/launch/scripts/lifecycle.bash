@@ -30,7 +30,9 @@ begin() {
   part=''               # which of them this is; all: the work of all of them in turn, as where there is no array
   declare -g -- "$@"
 
-  job=${SLURM_JOB_ID:-} foreground=${HPCLLM_FOREGROUND:-} chained='' PACKED=''
+  # One task of an array is 12_3: by SLURM_JOB_ID one of its tasks has the array's own id, which means all of them.
+  job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID:-}}
+  job=${job:-${SLURM_JOB_ID:-}} foreground=${HPCLLM_FOREGROUND:-} chained='' PACKED=''
   if [[ $scheduler == none ]]; then job='' foreground=1; fi
 
   PART=()
@@ -77,7 +79,7 @@ begin_record() {
   start=$(date +%s) hosts=$(hostname) job_id=null
   if [[ -n $job ]]; then
     hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd ,)
-    job_id=\"${SLURM_ARRAY_JOB_ID:-$job}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}\"
+    job_id=\"$job\"
   fi
   trap 'ended $?' EXIT
   write_record running null null
