@@ -6,9 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from hpcllm.errors import HpcllmError
 from hpcllm.run_directory import Run, read_json
 
 Inputs = Mapping[str, float | str | None]
+
+# What older plans do not say, as it was then: plain DDP with its own buckets.
+_BEFORE: Mapping[str, Any] = {"strategy_reason": "", "whole_gradients": True, "bucket_bytes": 25 * 2**20}
 
 
 @dataclass(frozen=True)
@@ -124,13 +128,18 @@ class Plan:
 
 
 def read_plan(run: Run) -> Plan:
-    """The plan of a run directory."""
+    """The plan of a run directory. Raises HpcllmError for one that this version cannot read."""
     data = read_json(run.plan_json)
-    nested = {
-        "memory_per_gpu_bytes": Memory(**data["memory_per_gpu_bytes"]),
-        "step": Step(**data["step"]),
-        "checkpoint": Checkpoint(**data["checkpoint"]),
-        "limits": tuple(data["limits"]),
-        "figures": tuple(Figure(**figure) for figure in data["figures"]),
-    }
-    return Plan(**{**data, **nested})
+    try:
+        nested = {
+            "memory_per_gpu_bytes": Memory(**data["memory_per_gpu_bytes"]),
+            "step": Step(**data["step"]),
+            "checkpoint": Checkpoint(**data["checkpoint"]),
+            "limits": tuple(data["limits"]),
+            "figures": tuple(Figure(**figure) for figure in data["figures"]),
+        }
+        return Plan(**{**_BEFORE, **data, **nested})
+    except (KeyError, TypeError) as error:
+        raise HpcllmError(
+            f"{run.plan_json}: damaged, or of another version of hpcllm ({error}); render the job into a new directory"
+        ) from None

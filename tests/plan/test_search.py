@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from described import JOBS, cluster, gpt2, translation
 
-from hpcllm.errors import UserError
+from hpcllm.errors import HpcllmError, UserError
 from hpcllm.job.spec import load_job
 from hpcllm.plan.plan import Figure, Plan, read_plan
 from hpcllm.plan.search import search
@@ -245,6 +245,19 @@ def test_a_plan_survives_plan_json(tmp_path: Path):
     write_json(Run(tmp_path).plan_json, plan.to_json())
 
     assert read_plan(Run(tmp_path)) == plan
+
+
+def test_a_plan_of_before_strategies_were_chosen_is_ddp_and_one_without_its_memory_is_a_clear_error(tmp_path: Path):
+    run, plan = Run(tmp_path), search(cluster(), gpt2()).to_json()
+    older = {name: plan[name] for name in plan if name not in ("strategy_reason", "whole_gradients", "bucket_bytes")}
+    write_json(run.plan_json, older)
+
+    assert (read_plan(run).whole_gradients, read_plan(run).bucket_bytes) == (True, 25 * 2**20)
+
+    del older["memory_per_gpu_bytes"]
+    write_json(run.plan_json, older)
+    with pytest.raises(HpcllmError, match=r"plan\.json: damaged, or of another version of hpcllm"):
+        read_plan(run)
 
 
 @pytest.mark.parametrize("changes", [{}, {"slurm.partition": "cpu"}, {"train.global_batch": 3}])
