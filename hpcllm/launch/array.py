@@ -49,7 +49,7 @@ def array_size(profile: Profile, job: AnyJob, stage: Stage) -> int:
         return 1
     rows = stages(job)
     arrays = sum(bool(row.array) for row in rows)
-    most = _most_submitted(profile, job)
+    most = most_submitted(profile, job)
     room = max(1, (most - (len(rows) - arrays)) // arrays) if most else len(stage.array)
     return min(len(stage.array), profile.scheduler.max_array_size or MAX_ARRAY_SIZE, room)
 
@@ -59,7 +59,7 @@ def jobs_of_array(run: Run, stage: Stage) -> int:
     return array_size(frozen_profile(run), frozen_any_job(run), stage) if stage.array else 1
 
 
-def _most_submitted(profile: Profile, job: AnyJob) -> int | None:
+def most_submitted(profile: Profile, job: AnyJob) -> int | None:
     """How many jobs one person may have in the queue; None where no limit is known."""
     _, queue = profile.partition(job.slurm.partition)
     qos = profile.scheduler.qos.get(job.slurm.qos or (queue.qos if queue else None) or "")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from shipped_jobs import demo, described
+from slurm_says import queued
 
 from hpcllm import source
 from hpcllm.cluster.profile import Profile
@@ -201,6 +203,30 @@ def test_it_is_told_as_one_stage_by_the_element_that_failed(run: Run):
     assert found.reason == "element 3 (checkpoint 1, task samples): out of luck"
     assert logs(run, "evaluate") == f"==> {run.log('40-evaluate_3', 1)}\nI am 3\n"
     assert logs(run, "evaluate_4") == f"==> {run.log('40-evaluate_4', 1)}\nI am 4\n"
+
+
+def test_it_is_not_done_while_an_element_is_not_though_all_jobs_that_slurm_still_knows_are(
+    run: Run, fake_slurm: Callable[[str, str], Path]
+):
+    fake_slurm("squeue", queued("7_4", "COMPLETED", 100, "n1", end=114))  # the others ended too long ago
+    fake_slurm("sacct", "exit 1")
+    write_json(run.jobs_json, {"evaluate": ["7"]})
+    for element in (0, 1, 2, 4, 5):
+        record(run, element, "done")
+
+    record(run, 3, "failed", message="out of luck")
+    assert (evaluated(run).state, evaluated(run).progress) == ("failed", "5/6 done")
+
+    record(run, 3, "done")
+    assert evaluated(run).state == "done"
+
+
+def test_the_log_of_an_element_is_that_of_the_job_that_did_it(run: Run):
+    record(run, 3, "done", part="1/2")
+    run.logs.mkdir(exist_ok=True)
+    run.log("40-evaluate_1", 1).write_text("I do 1, 3 and 5\n")
+
+    assert logs(run, "evaluate_3") == f"==> {run.log('40-evaluate_1', 1)}\nI do 1, 3 and 5\n"
 
 
 def test_it_is_done_when_all_are_and_out_of_date_with_one_of_other_code(run: Run):

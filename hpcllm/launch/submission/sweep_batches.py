@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hpcllm.cluster.profile import frozen_profile
 from hpcllm.job.spec import frozen_any_job
+from hpcllm.launch.array import MAX_ARRAY_SIZE
 from hpcllm.launch.pipeline import Stage, stages
 from hpcllm.launch.scripts.shell import directive_word, directives_in, one_line
 from hpcllm.launch.submission.chain import can_chain
@@ -46,7 +47,7 @@ class Batch:
 def batches(runs: Sequence[Run], missing: Sequence[set[str]]) -> Iterator[Batch]:
     """Stage after stage, the runs that ask Slurm for the same together."""
     profile = frozen_profile(runs[0])
-    most = profile.scheduler.max_array_size or len(runs)
+    most = profile.scheduler.max_array_size or MAX_ARRAY_SIZE
     rows: dict[str, dict[tuple[str, ...], list[int]]] = {}
     found: dict[str, Stage] = {}
     for i, run in enumerate(runs):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hpcllm.cluster.profile import frozen_profile
 from hpcllm.job.spec import frozen_any_job
+from hpcllm.launch.array import most_submitted
 from hpcllm.launch.pipeline import Stage, stages
 from hpcllm.launch.submission.ahead import Ahead, Queued, ahead, own_queue
 from hpcllm.launch.submission.all_or_nothing import Sbatch, all_or_nothing, hand_in
@@ -151,12 +152,8 @@ def _without_room(missing: Sequence[set[str]], room: int | None) -> int:
 
 def _room(run: Run, queued: Sequence[Queued] | None) -> int | None:
     """How many more jobs this person may have in the queue; None where no limit is known."""
-    profile, job = frozen_profile(run), frozen_any_job(run)
-    _, queue = profile.partition(job.slurm.partition)
-    qos = profile.scheduler.qos.get(job.slurm.qos or (queue.qos if queue else None) or "")
-    known = (profile.scheduler.max_submitted, queue and queue.max_submitted, qos and qos.max_submitted)
-    limits = [limit for limit in known if limit]
-    return max(0, min(limits) - len(queued or [])) if limits else None
+    most = most_submitted(frozen_profile(run), frozen_any_job(run))
+    return max(0, most - len(queued or [])) if most else None
 
 
 def _findings(sweep: Sweep, work: Work, queued: Sequence[Queued] | None) -> list[Finding]:

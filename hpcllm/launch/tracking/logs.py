@@ -10,11 +10,11 @@ from pathlib import Path
 
 from hpcllm.errors import HpcllmError
 from hpcllm.job.spec import AnyJob, frozen_any_job
-from hpcllm.launch.array import log_ids
-from hpcllm.launch.pipeline import Stage, find_stage, stages
+from hpcllm.launch.array import log_id, log_ids
+from hpcllm.launch.pipeline import find_stage, stages
 from hpcllm.launch.tracking.failure import first_failure
 from hpcllm.progress import Progress
-from hpcllm.run_directory import Run
+from hpcllm.run_directory import Run, read_json
 
 TAIL_BYTES = 65_536
 FAILURE_BYTES = 4 << 20  # so much of a log's end is searched for who failed first
@@ -99,8 +99,8 @@ def progress_in(log: str) -> str:
 def _latest(run: Run, stage_name: str | None) -> list[Path]:
     """The log that a stage, or any, wrote to last, and Slurm's own beside it where that says anything."""
     job = frozen_any_job(run)
-    rows = [_stage_or_element(job, stage_name)] if stage_name else stages(job)
-    stage_ids = [one for stage in rows for one in log_ids(run, stage)]
+    each = [_log_ids(run, job, stage_name)] if stage_name else [log_ids(run, stage) for stage in stages(job)]
+    stage_ids = [one for ids in each for one in ids]
     found = [path for stage_id in stage_ids for path in log_files(run, stage_id)[-1:]]
     spoken = [path for path in map(run.slurm_log, stage_ids) if path.exists() and path.stat().st_size]
     if not found and not spoken:
@@ -111,8 +111,14 @@ def _latest(run: Run, stage_name: str | None) -> list[Path]:
     return [latest, *([slurm_said] if slurm_said in spoken and slurm_said != latest else [])]
 
 
-def _stage_or_element(job: AnyJob, name: str) -> Stage:
-    """A stage, or one of an array by its number: `evaluate_3`. Raises UserError naming the stages."""
-    elements = (element for stage in stages(job) if stage.array for element in stage.elements)
-    found = next((one for one in elements if name in (one.id, f"{one.name}_{one.element}")), None)
-    return found or find_stage(job, name)
+def _log_ids(run: Run, job: AnyJob, name: str) -> list[str]:
+    """What the logs are called of a stage, or of an element of an array by its number: `evaluate_3`.
+
+    A job may do several elements, so an element's record says whose log it is. Raises UserError naming the stages.
+    """
+    for stage in stages(job):
+        for element in stage.elements if stage.array else ():
+            if name in (element.id, f"{stage.name}_{element.element}"):
+                path = run.state_json(element.id)
+                return [log_id(stage, read_json(path)) if path.exists() else element.id]
+    return log_ids(run, find_stage(job, name))

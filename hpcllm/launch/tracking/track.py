@@ -139,6 +139,7 @@ def _status_of(disk: OnDisk, stage: Stage, answer: Answer, before: list[StageSta
     job, own = (answer.jobs.get(one or "") for one in (job_id, unfinished_job_id(record)))
     if answer.silence:
         job, own = (one if one and not _is_behind(one, record) else None for one in (job, own))
+    job, own = (None if one and _is_part(stage, one, record) else one for one in (job, own))
     if job and not job.forgotten and not _is_newer(record, job):
         return _by_slurm(disk, stage, job, record, before)
     if own and not own.forgotten and not _is_over_in(own, record):
@@ -155,6 +156,11 @@ def _is_newer(record: Mapping[str, Any], job: SlurmJob) -> bool:
     """Whether the stage ran since that job ended, in the foreground or by a script submitted by hand."""
     start = record.get("last_start", record.get("start", 0))
     return bool(record and record["job_id"] != job.job_id and job.end_s is not None and start > job.end_s)
+
+
+def _is_part(stage: Stage, job: SlurmJob, record: Mapping[str, Any]) -> bool:
+    """Whether all that Slurm still knows of an array is done, while some element says that it is not."""
+    return bool(stage.array and job.state == "done" and record and record["outcome"] != "done")
 
 
 def _is_behind(job: SlurmJob, record: Mapping[str, Any]) -> bool:
