@@ -186,8 +186,8 @@ def test_groups_of_gloo_stand_beside_ours(world, backends):
     assert sum_of_ranks(ours) == sum_of_ranks(gloo)
 
 
-def test_a_hundred_groups_are_made_and_destroyed(world):
-    for number in range(100):
+def test_many_groups_are_made_and_destroyed(world):
+    for number in range(30):
         members = [rank for rank in range(world.size) if (rank + number) % world.size != 0] or [0]
         group = dist.new_group(members)
         if world.rank in members:
