@@ -100,8 +100,8 @@ def check_dashes(words: Sequence[str], left: Sequence[str], arguments: argparse.
 
     `left` is what stands behind and is no option of ours.
     """
-    job: Path | None = getattr(arguments, "job", None)
-    if job is None or arguments.call is _plan or arguments.command or job.is_dir() or job.suffix in JOB_SUFFIXES:
+    job = getattr(arguments, "job", None)
+    if not isinstance(job, Path) or arguments.call is _plan or arguments.command or job.is_dir() or job.suffix in JOB_SUFFIXES:
         return
     at = next((i for i, word in enumerate(words) if i and Path(word) == job), 0)
     if at and (job.exists() or shutil.which(job) or (left and not left[0].startswith("-"))):

@@ -66,9 +66,11 @@ def submit_run(run: Run) -> None:
 
     say_queues(run)
     _say_where(run)
-    say_restarts(run)
-    for stage, job_id in submit(run, say=say_warning).items():
+    submitted = submit(run, say=say_warning)
+    for stage, job_id in submitted.items():
         print(f"{stage:24} {job_id}")
+    if submitted:
+        say_restarts(run)
     print(f"follow  hpcllm watch {shlex.quote(str(run.root))}")
 
 

@@ -60,6 +60,7 @@ def test_a_dry_run_prints_what_runs_and_leaves_nothing(lab: Lab, tmp_path: Path)
         "queue",
         "urgent",
         "short",
+        "restart",
         "scripts",
         "account",
         "limits",
