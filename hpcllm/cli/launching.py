@@ -101,7 +101,9 @@ def check_dashes(words: Sequence[str], left: Sequence[str], arguments: argparse.
     `left` is what stands behind and is no option of ours.
     """
     job = getattr(arguments, "job", None)
-    if not isinstance(job, Path) or arguments.call is _plan or arguments.command or job.is_dir() or job.suffix in JOB_SUFFIXES:
+    if not isinstance(job, Path) or arguments.call is _plan or arguments.command:
+        return
+    if job.is_dir() or job.suffix in JOB_SUFFIXES:
         return
     at = next((i for i, word in enumerate(words) if i and Path(word) == job), 0)
     if at and (job.exists() or shutil.which(job) or (left and not left[0].startswith("-"))):
