@@ -69,7 +69,7 @@ def ends_of(earlier: Sequence[Path]) -> tuple[str, ...]:
 # By what Slurm wrote into a log, then what preflight did, then its script.
 _ENDS = (
     ("preempted", re.compile(r"DUE TO PREEMPTION")),
-    ("node failure", re.compile(r"DUE TO NODE FAILURE|^lost ", re.MULTILINE)),
+    ("node failure", re.compile(r"DUE TO NODE FAILURE|^lost |^srun: error: Node failure on ", re.MULTILINE)),
     ("timeout", re.compile(r"DUE TO TIME LIMIT")),
     ("preflight", re.compile(r"^(\d+: )?preflight: not fit to start", re.MULTILINE)),
     ("interrupted", re.compile(r"^interrupted", re.MULTILINE)),
