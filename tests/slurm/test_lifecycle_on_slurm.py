@@ -18,7 +18,7 @@ from hpcllm.launch.submission.submit import submit
 from hpcllm.run_directory import Run, read_json
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("quiet_queue")]
-STEPS = {"train": 300, "command": 50}  # of some 15 ms and 100 ms: enough for a node to be killed meanwhile
+STEPS = {"train": 300, "command": 50}  # long enough for a node to be killed meanwhile
 
 
 def only(quick: str) -> pytest.MarkDecorator:
