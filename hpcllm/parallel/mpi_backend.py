@@ -72,19 +72,12 @@ class MpiProcessGroup(dist.ProcessGroup):
     # Collectives. torch calls them with lists of one tensor (or of several, where it coalesces).
 
     def allreduce(self, tensors: list[Tensor], opts: Any = None) -> dist.Work:
-        op, factor = operation(opts, tensors)
-        return self._ask("all_reduce", opts, tensors, lambda: _each(self._do.all_reduce, tensors, op=op, factor=factor))
+        return self._ask_to_reduce("all_reduce", opts, tensors, self._do.all_reduce, tensors)
 
     allreduce_coalesced = allreduce
 
     def reduce(self, tensors: list[Tensor], opts: Any) -> dist.Work:
-        op, factor = operation(opts, tensors)
-        return self._ask(
-            "reduce",
-            opts,
-            tensors,
-            lambda: _each(self._do.reduce, tensors, op=op, factor=factor, root=opts.rootRank),
-        )
+        return self._ask_to_reduce("reduce", opts, tensors, self._do.reduce, tensors, root=opts.rootRank)
 
     def broadcast(self, tensors: list[Tensor], opts: Any) -> dist.Work:
         return self._ask("broadcast", opts, tensors, lambda: _each(self._do.broadcast, tensors, root=opts.rootRank))
@@ -104,13 +97,7 @@ class MpiProcessGroup(dist.ProcessGroup):
         return self._ask("all_gather", opts, outputs, lambda: _each(self._do.all_gather_single, outputs, inputs))
 
     def reduce_scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], opts: Any = None) -> dist.Work:
-        op, factor = operation(opts, outputs)
-        return self._ask(
-            "reduce_scatter",
-            opts,
-            outputs,
-            lambda: _each(self._do.reduce_scatter, outputs, inputs, op=op, factor=factor),
-        )
+        return self._ask_to_reduce("reduce_scatter", opts, outputs, self._do.reduce_scatter, outputs, inputs)
 
     def reduce_scatter_single(self, output: Tensor, input: Tensor, opts: Any = None) -> dist.Work:
         return self.reduce_scatter_single_coalesced([output], [input], opts)
@@ -118,13 +105,7 @@ class MpiProcessGroup(dist.ProcessGroup):
     def reduce_scatter_single_coalesced(
         self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None
     ) -> dist.Work:
-        op, factor = operation(opts, outputs)
-        return self._ask(
-            "reduce_scatter",
-            opts,
-            outputs,
-            lambda: _each(self._do.reduce_scatter_single, outputs, inputs, op=op, factor=factor),
-        )
+        return self._ask_to_reduce("reduce_scatter", opts, outputs, self._do.reduce_scatter_single, outputs, inputs)
 
     def gather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any) -> dist.Work:
         rows = outputs or [[] for _ in inputs]  # empty but on the root
@@ -195,6 +176,18 @@ class MpiProcessGroup(dist.ProcessGroup):
         if self._together is not None:
             self._together.append(work)
         return work
+
+    def _ask_to_reduce(
+        self,
+        name: str,
+        opts: Any,
+        tensors: list[Tensor],
+        run: Callable[..., None],
+        *columns: Sequence[Any],
+        **given: Any,
+    ) -> dist.Work:
+        op, factor = operation(opts, tensors)
+        return self._ask(name, opts, tensors, lambda: _each(run, *columns, op=op, factor=factor, **given))
 
     def _ask(self, name: str, opts: Any, tensors: list[Tensor], run: Callable[[], object]) -> dist.Work:
         checked(tensors, sparse=name == "all_reduce")

@@ -56,7 +56,7 @@ class World:
         """
         from mpi4py import MPI
 
-        inside = MPI.Intracomm(comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank))
+        inside = ranks_of_node(comm)
         (leader,) = MPI.Group.Translate_ranks(inside.group, [0], comm.group)
         places = comm.allgather((leader, socket.gethostname()))
         leaders = sorted({place[0] for place in places})
@@ -92,6 +92,13 @@ class World:
     def all_reduce_sum(self, value: Any) -> Any:
         """The sum of a number (or numpy array) over all ranks, on every rank."""
         return value if self.comm is None else self.comm.allreduce(value)
+
+
+def ranks_of_node(comm: MPI.Intracomm) -> MPI.Intracomm:
+    """Those of `comm` that share memory with this rank, in the same order."""
+    from mpi4py import MPI
+
+    return MPI.Intracomm(comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank))
 
 
 @cache

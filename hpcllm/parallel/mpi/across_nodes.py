@@ -25,12 +25,14 @@ from hpcllm.parallel.mpi.waiting import Wait
 class AcrossNodes:
     """The ranks of several nodes, at least two on one of them."""
 
-    def __init__(self, memory: NodeMemory, leaders: MPI.Intracomm | None, num_leaders: int, wait: Wait) -> None:
-        """`leaders`: of this rank's slice, one a node; None on a rank that is no leader."""
+    def __init__(
+        self, memory: NodeMemory, leaders: MPI.Intracomm | None, num_leaders: int, num_ranks: int, wait: Wait
+    ) -> None:
+        """`leaders`: of this rank's slice, one a node; None on a rank that is no leader. `num_ranks`: of all nodes."""
         self._memory = memory
         self._num_leaders = num_leaders
         self._network = None if leaders is None else OverNetwork(leaders, wait)
-        self._ranks = memory.size if leaders is None else leaders.allreduce(memory.size)
+        self._ranks = num_ranks
 
     def all_reduce(self, flat: Tensor, op: Any) -> None:
         """Every rank ends with the total."""

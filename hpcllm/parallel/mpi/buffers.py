@@ -90,12 +90,6 @@ def spec(tensor: Tensor, counts: list[int] | None = None, starts: list[int] | No
     return [memory, ([count * width for count in counts], displacements), MPI.BYTE]
 
 
-def even(numel: int, parts: int) -> list[int]:
-    """Sizes of `parts` parts that differ by one at most."""
-    size, longer = divmod(numel, parts)
-    return [size + (part < longer) for part in range(parts)]
-
-
 def bounds(numel: int, parts: int) -> list[int]:
     """Where even parts begin, and where the last one ends."""
     return [numel * part // parts for part in range(parts + 1)]

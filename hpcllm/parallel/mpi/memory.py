@@ -19,12 +19,11 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from hpcllm.parallel.mpi.waiting import TICK_S, CollectiveMismatch, Wait
+from hpcllm.parallel.mpi.waiting import TICK_S, WORDS_BYTES, Wait, as_said, check_said
 
 NODE_BYTES = 64 * 2**20  # of all ranks of a node together, for each group, and no more
 SEMAPHORE_BYTES = 64  # a cache line; a sem_t has 32 bytes on 64-bit Linux
 HEAD_BYTES = 4096  # of a rank's part, for semaphores and what it calls
-WORDS_BYTES = 128  # of what a rank is about to do, for each of two pieces
 SPINS = 300  # looks at a semaphore before sleeping, some 100 us: less than it takes to be woken
 
 _free = ctypes.CDLL(None, use_errno=True)  # gives the interpreter free
@@ -76,15 +75,11 @@ class NodeMemory:
 
     def say(self, words: str, piece: int) -> None:
         """Leave word of what this rank is about to do; after the next barrier the others look."""
-        said = words.encode()[:WORDS_BYTES].ljust(WORDS_BYTES)
-        self._words[self.rank][piece % 2] = np.frombuffer(said, np.uint8)
+        self._words[self.rank][piece % 2] = np.frombuffer(as_said(words), np.uint8)
 
     def check(self, piece: int) -> None:
         """After a barrier: that all ranks of the node said the same. Raises CollectiveMismatch with what each said."""
-        mine = self._words[self.rank][piece % 2].tobytes()
-        said = [words[piece % 2].tobytes() for words in self._words]
-        if said != [mine] * self.size:
-            raise CollectiveMismatch([words.decode(errors="replace").strip() for words in said])
+        check_said([words[piece % 2].tobytes() for words in self._words])
 
     def barrier(self) -> None:
         """Wait for all ranks of the node. Raises CollectiveTimeout."""

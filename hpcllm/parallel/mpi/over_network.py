@@ -16,13 +16,12 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from hpcllm.parallel.mpi.buffers import even, fold, spec
-from hpcllm.parallel.mpi.waiting import CollectiveMismatch, Wait
+from hpcllm.parallel.mpi.buffers import fold, spec
+from hpcllm.parallel.mpi.waiting import WORDS_BYTES, Wait, as_said, check_said
 
 SLICE_BYTES = 768 * 2**10  # that a rank sends to another one at a time, of large tensors
 PIECE_BYTES = 8 * 2**20  # that a rank sends to all others at a time, at most
 SMALL_BYTES = 32 * 2**10  # of all ranks together, up to which everybody gets and reduces everything
-WORDS_BYTES = 128
 EXCHANGE = 0  # a tag; the communicator is ours alone
 
 
@@ -38,12 +37,9 @@ class OverNetwork:
 
     def check(self, words: str) -> None:
         """That all ranks are about to do the same. Raises CollectiveMismatch with what each does."""
-        mine = bytearray(words.encode()[:WORDS_BYTES].ljust(WORDS_BYTES))
         everybody = bytearray(WORDS_BYTES * self._size)
-        self._do(self._comm.Iallgather([mine, MPI.BYTE], [everybody, MPI.BYTE]))
-        said = [bytes(everybody[at : at + WORDS_BYTES]) for at in range(0, len(everybody), WORDS_BYTES)]
-        if said != [bytes(mine)] * self._size:
-            raise CollectiveMismatch([text.decode(errors="replace").strip() for text in said])
+        self._do(self._comm.Iallgather([bytearray(as_said(words)), MPI.BYTE], [everybody, MPI.BYTE]))
+        check_said([bytes(everybody[at : at + WORDS_BYTES]) for at in range(0, len(everybody), WORDS_BYTES)])
 
     def all_reduce(self, flat: Tensor, op: Any) -> None:
         """Every rank ends with the total."""
@@ -51,7 +47,7 @@ class OverNetwork:
             self._all_reduce_small(flat, op)
             return
         for piece in flat.split(self._length(flat)):
-            slices = list(piece.split(even(piece.numel(), self._size)))
+            slices = piece.tensor_split(self._size)
             mine = slices[self._rank]
             self._fold(mine, self._exchange(slices, mine.numel()), mine, op)
             self._do(*self._send_to_all(mine, slices))
@@ -64,8 +60,8 @@ class OverNetwork:
     def reduce(self, flat: Tensor, op: Any, root: int) -> None:
         """The root ends with the total; the others' tensors stay."""
         for piece in flat.split(self._length(flat)):
-            counts = even(piece.numel(), self._size)
-            slices = list(piece.split(counts))
+            slices = piece.tensor_split(self._size)
+            counts = [part.numel() for part in slices]
             own = slices[self._rank]
             total = torch.empty_like(own)
             self._fold(own, self._exchange(slices, own.numel()), total, op)

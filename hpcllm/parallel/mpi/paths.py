@@ -15,6 +15,7 @@ from hpcllm.parallel.mpi.in_node import InNode
 from hpcllm.parallel.mpi.memory import NodeMemory, affordable, there_is_room
 from hpcllm.parallel.mpi.over_network import OverNetwork
 from hpcllm.parallel.mpi.waiting import Wait
+from hpcllm.parallel.world import ranks_of_node
 
 IN_NODE_BYTES = 512 * 2**10  # of a piece: two of them stay in a core's second-level cache
 ACROSS_NODES_BYTES = 4 * 2**20  # of a piece that also goes over the network, where short messages are slow
@@ -42,11 +43,11 @@ class Paths:
 def find_paths(comm: MPI.Intracomm) -> Paths:
     """What the ranks of `comm` have; messages on it are the paths' own. All of them call it together."""
     node = ranks_of_node(comm)
-    places = comm.allgather((MPI.COMM_WORLD.rank, socket.gethostname(), node.size, sorted(os.sched_getaffinity(0))))
-    names = [f"rank {rank} on {host}" for rank, host, _, _ in places]
-    cores = {core for mask in node.allgather(places[comm.rank][3]) for core in mask}
+    places = comm.allgather((MPI.COMM_WORLD.rank, socket.gethostname(), node.size))
+    names = [f"rank {rank} on {host}" for rank, host, _ in places]
+    cores = set[int]().union(*node.allgather(os.sched_getaffinity(0)))
     wait = Wait(comm, names, len(cores) / node.size)
-    smallest, largest = (which(size for _, _, size, _ in places) for which in (min, max))
+    smallest, largest = (which(size for _, _, size in places) for which in (min, max))
     try:
         return _with_memory(comm, node, smallest, largest, wait)
     finally:
@@ -64,11 +65,5 @@ def _with_memory(comm: MPI.Intracomm, node: MPI.Intracomm, smallest: int, larges
         return Paths(wait, network, in_node=InNode(memory), memory=memory)
     split = comm.Split(node.rank if node.rank < smallest else MPI.UNDEFINED, comm.rank)
     leaders = split if isinstance(split, MPI.Intracomm) and split != MPI.COMM_NULL else None
-    return Paths(wait, network, across=AcrossNodes(memory, leaders, smallest, wait), memory=memory, leaders=leaders)
-
-
-def ranks_of_node(comm: MPI.Intracomm) -> MPI.Intracomm:
-    """Those of `comm` that share memory with this rank, in the same order."""
-    node = comm.Split_type(MPI.COMM_TYPE_SHARED, key=comm.rank)
-    assert isinstance(node, MPI.Intracomm)
-    return node
+    across = AcrossNodes(memory, leaders, smallest, comm.size, wait)
+    return Paths(wait, network, across=across, memory=memory, leaders=leaders)

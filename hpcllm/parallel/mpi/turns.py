@@ -21,6 +21,8 @@ from torch import Tensor
 from hpcllm.parallel.mpi.waiting import Call, Wait
 from hpcllm.parallel.mpi.work import Collective, Finished
 
+OURS = "hpcllm.parallel.mpi"  # how the names of the backend's modules begin
+
 _alive: set[Turns] = set()
 
 
@@ -153,10 +155,13 @@ def _backward_of_reducer() -> int | None:
 
     The reducer looks at what it asked for when backward is over. A communication hook in Python may do so earlier.
     """
-    asked = sys._getframe(3)  # of the group's method; behind it stands who called it
     backward: int = torch._C._current_graph_task_id()
-    by_reducer = asked.f_back is not None and asked.f_back.f_code.co_name == "_engine_run_backward"
-    return backward if backward != -1 and by_reducer else None
+    if backward == -1:
+        return None
+    asking = sys._getframe(1)
+    while asking.f_back is not None and asking.f_globals["__name__"].startswith(OURS):
+        asking = asking.f_back
+    return backward if asking.f_code.co_name == "_engine_run_backward" else None
 
 
 def begin_all(but: Turns | None = None) -> None:

@@ -21,6 +21,7 @@ from mpi4py import MPI
 
 from hpcllm.units import as_ranges
 
+WORDS_BYTES = 128  # in which ranks tell each other what they are about to do
 QUESTION = 1  # a tag of our own communicator; collectives send on tag 0
 TICK_S = 0.1  # between two looks at the deadline and at the others' questions
 ANSWER_S = 2.0  # given to the others to answer
@@ -44,6 +45,17 @@ class CollectiveMismatch(RuntimeError):
             ranks.setdefault(words, []).append(rank)
         who = "; ".join(f"rank{'s' * (len(r) > 1)} {as_ranges(r)}: {words}" for words, r in ranks.items())
         super().__init__(f"mpi4py backend: the ranks do not call the same collective: {who}")
+
+
+def as_said(words: str) -> bytes:
+    """What a rank is about to do, in as many bytes as on every other rank."""
+    return words.encode()[:WORDS_BYTES].ljust(WORDS_BYTES)
+
+
+def check_said(said: Sequence[bytes]) -> None:
+    """That all ranks said the same. Raises CollectiveMismatch with what each did."""
+    if len(set(said)) > 1:
+        raise CollectiveMismatch([words.decode(errors="replace").strip() for words in said])
 
 
 @dataclass(frozen=True)
