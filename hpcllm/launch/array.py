@@ -135,12 +135,17 @@ def log_id(stage: Stage, record: Record) -> str:
 def log_ids(run: Run, stage: Stage) -> list[str]:
     """What its logs are called: of an array those of the job that failed, else of any."""
     if not stage.array:
-        return [stage.id]
+        return every_log_id(stage)
     paths = [run.state_json(element.id) for element in stage.elements]
     record = together(stage, [read_json(path) if path.exists() else {} for path in paths])
     if record.get("outcome") == "failed":
         return [log_id(stage, record)]
-    return [stage.id, *(element.id for element in stage.elements)]
+    return every_log_id(stage)
+
+
+def every_log_id(stage: Stage) -> list[str]:
+    """What its logs may be called: by its own id, and those of the jobs of an array."""
+    return list(dict.fromkeys([stage.id, *(element.id for element in stage.elements)]))
 
 
 def said(element: Stage) -> str:

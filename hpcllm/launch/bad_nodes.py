@@ -73,8 +73,9 @@ def without(profile: Profile, partition: str | None, bad: Sequence[BadNode]) -> 
 
 # How srun says that a node is gone. Whether Slurm knows it too, and starts the job again by itself, is a race: its
 # controller waits for SlurmdTimeout (300 s by default), while the other ranks see a connection closed at once.
+NODE_FAILURE = r"^srun: error: Node failure on "
 _LOST = (
-    r"^srun: error: Node failure on (?P<host>[\w.-]+)",
+    NODE_FAILURE + r"(?P<host>[\w.-]+)",
     r"^srun: error: Task launch for \S+ failed on node (?P<host>[\w.-]+): ",
     r"^srun: StepId=\S+ tasks? (?P<rank>[\d,-]+): running$",
 )

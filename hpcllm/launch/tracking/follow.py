@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hpcllm.job.spec import frozen_any_job
-from hpcllm.launch.pipeline import Stage, find_stage, stages
+from hpcllm.launch.array import every_log_id
+from hpcllm.launch.pipeline import find_stage, stages
 from hpcllm.launch.tracking.logs import log_files
 from hpcllm.launch.tracking.track import RunStatus, StageStatus, goes_on, status
 from hpcllm.run_directory import Run
@@ -25,7 +26,7 @@ def follow(
     """
     job = frozen_any_job(run)
     rows = [find_stage(job, stage_name)] if stage_name else list(stages(job))
-    names, ids = {row.name for row in rows}, [one for row in rows for one in _log_ids(row)]
+    names, ids = {row.name for row in rows}, [one for row in rows for one in every_log_id(row)]
     reader = _Reader({path for stage_id in ids for path in log_files(run, stage_id)[:-1]})
     said: dict[str, str] = {}
     asked_s, lives = -poll_s, True
@@ -39,11 +40,6 @@ def follow(
         if not lives:
             return
         sleep(LOOK_S)
-
-
-def _log_ids(stage: Stage) -> list[str]:
-    """What its logs are called, and those of the jobs of an array."""
-    return list(dict.fromkeys([stage.id, *(element.id for element in stage.elements)]))
 
 
 def _changes(found: Sequence[StageStatus], said: dict[str, str]) -> Iterator[str]:

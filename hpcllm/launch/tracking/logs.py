@@ -11,6 +11,7 @@ from pathlib import Path
 from hpcllm.errors import HpcllmError
 from hpcllm.job.spec import AnyJob, frozen_any_job
 from hpcllm.launch.array import log_id, log_ids
+from hpcllm.launch.bad_nodes import NODE_FAILURE
 from hpcllm.launch.pipeline import find_stage, stages
 from hpcllm.launch.tracking.failure import first_failure
 from hpcllm.progress import Progress
@@ -69,7 +70,7 @@ def ends_of(earlier: Sequence[Path]) -> tuple[str, ...]:
 # By what Slurm wrote into a log, then what preflight did, then its script.
 _ENDS = (
     ("preempted", re.compile(r"DUE TO PREEMPTION")),
-    ("node failure", re.compile(r"DUE TO NODE FAILURE|^lost |^srun: error: Node failure on ", re.MULTILINE)),
+    ("node failure", re.compile(rf"DUE TO NODE FAILURE|^lost |{NODE_FAILURE}", re.MULTILINE)),
     ("timeout", re.compile(r"DUE TO TIME LIMIT")),
     ("preflight", re.compile(r"^(\d+: )?preflight: not fit to start", re.MULTILINE)),
     ("interrupted", re.compile(r"^interrupted", re.MULTILINE)),
