@@ -13,7 +13,6 @@ slower than gloo, the interval above 0.97. Where ranks outnumber cores there is 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -26,7 +25,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from machine import write
-from ranks import go_ahead, in_one_node, lab_of_two_nodes, on_two_nodes
+from ranks import go_ahead, in_one_node, lab_of_two_nodes, measuring, on_two_nodes
 from turns import Call, Ratio, ratio_of, take_turns
 
 KB, MB = 1000, 1_000_000
@@ -77,24 +76,14 @@ def main() -> None:
 
 
 def _measure(path: Path, sizes: tuple[str, ...], collectives: tuple[str, ...], for_s: float) -> None:
-    from hpcllm.parallel.strategy import init_torch
-    from hpcllm.parallel.world import World
-
-    torch.set_num_threads(1)
-    world = World.of_mpi()
-    init_torch(world)
-    gloo, rows = dist.new_group(backend="gloo"), []
-    for collective in collectives:
-        for size in sizes:
-            whole = torch.empty(SIZES[size] // 4 // world.size * world.size)
-            calls = _calls(collective, whole, world, gloo)
-            repeats = max(1, min(MOST_CALLS, CALLS_BYTES // SIZES[size]))
-            times = take_turns(calls, repeats, world, for_s)
-            rows.append({"collective": collective, "size": size, "ranks": world.size, "times_s": times})
-    if world.rank == 0:
-        path.write_text(json.dumps(rows))
-    world.barrier()
-    dist.destroy_process_group()
+    with measuring(path) as (world, gloo, rows):
+        for collective in collectives:
+            for size in sizes:
+                whole = torch.empty(SIZES[size] // 4 // world.size * world.size)
+                calls = _calls(collective, whole, world, gloo)
+                repeats = max(1, min(MOST_CALLS, CALLS_BYTES // SIZES[size]))
+                times = take_turns(calls, repeats, world, for_s)
+                rows.append({"collective": collective, "size": size, "ranks": world.size, "times_s": times})
 
 
 def _calls(collective: str, whole: torch.Tensor, world: Any, gloo: Any) -> dict[str, Call]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -27,14 +26,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from machine import write
-from ranks import go_ahead, in_one_node, lab_of_two_nodes, on_two_nodes, throttle
+from ranks import go_ahead, in_one_node, lab_of_two_nodes, measuring, on_two_nodes, throttle
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from turns import Ratio, ratio_of, take_turns
 
 from hpcllm.job.model_spec import ModelSpec
 from hpcllm.model.build import build
-from hpcllm.parallel.strategy import init_torch
 from hpcllm.parallel.world import World
 from hpcllm.plan.buckets import DEFAULT_BUCKET_BYTES
 from hpcllm.train.precision import autocast
@@ -82,17 +80,10 @@ def main() -> None:
 
 
 def _measure(path: Path, tokens: list[int], precision: str, for_s: float) -> None:
-    torch.set_num_threads(1)
-    world = World.of_mpi()
-    init_torch(world)
-    gloo, rows = dist.new_group(backend="gloo"), []
-    for count in tokens:
-        times, equal = _times_s(count, precision, world, gloo, for_s)
-        rows.append({"tokens": count, "precision": precision, "equal": equal, "times_s": times})
-    if world.rank == 0:
-        path.write_text(json.dumps(rows))
-    world.barrier()
-    dist.destroy_process_group()
+    with measuring(path) as (world, gloo, rows):
+        for count in tokens:
+            times, equal = _times_s(count, precision, world, gloo, for_s)
+            rows.append({"tokens": count, "precision": precision, "equal": equal, "times_s": times})
 
 
 def _times_s(

@@ -28,6 +28,26 @@ def on_two_nodes(*words: str) -> list[dict[str, Any]]:
     return _rows(["srun", "--nodes=2", "--ntasks-per-node=1", "--mpi=pmi2"], words, tries=TRIES)
 
 
+@contextmanager
+def measuring(path: Path) -> Iterator[tuple[Any, Any, list[dict[str, Any]]]]:
+    """On every rank: its World, a group of gloo beside ours, and the rows, which rank 0 writes in the end."""
+    import torch
+    import torch.distributed as dist
+
+    from hpcllm.parallel.strategy import init_torch
+    from hpcllm.parallel.world import World
+
+    torch.set_num_threads(1)
+    world = World.of_mpi()
+    init_torch(world)
+    rows: list[dict[str, Any]] = []
+    yield world, dist.new_group(backend="gloo"), rows
+    if world.rank == 0:
+        path.write_text(json.dumps(rows))
+    world.barrier()
+    dist.destroy_process_group()
+
+
 def go_ahead() -> None:
     """Let this rank go before everything else that runs on the machine (root). Before it has started any thread.
 
